@@ -1,0 +1,144 @@
+//! Where a source pushes what it lists, and the other end of it in the store.
+
+use std::fmt;
+
+use hashbrown::HashSet;
+
+use crate::object::{Object, Scope};
+use crate::store::{Stamped, StoreWriter};
+use crate::subscription::Publisher;
+
+/// How many changes are collected before handlers hear of them.
+const BATCH: usize = 64;
+
+/// The receiving end of one list. Objects go straight into the store as they are pushed, so that
+/// no second copy of the list is ever held; what the list lacks is taken out after it is complete.
+pub struct Listing<'a, T: Object> {
+    writer: &'a mut StoreWriter<T>,
+    publisher: &'a mut Publisher<T>,
+    list: u32,
+    scopes: Option<HashSet<Scope>>,
+    suspicious: Option<String>,
+    pub(crate) counts: ListCounts,
+}
+
+/// What one list brought.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ListCounts {
+    /// Objects that were pushed.
+    pub items: u64,
+    /// Of these, the ones that were in the store already in this version.
+    pub unchanged: u64,
+    /// Objects that the list lacked and that were deleted.
+    pub deleted: u64,
+    /// Objects that the list lacked and that were kept.
+    pub kept: u64,
+}
+
+/// What a list asks of the sweep that follows it.
+pub(crate) struct Sweep {
+    pub(crate) scopes: Option<HashSet<Scope>>,
+    pub(crate) suspicious: Option<String>,
+    pub(crate) counts: ListCounts,
+}
+
+/// What pushing one object came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Offered {
+    /// It is new or has another version than the one in the store.
+    Changed,
+    /// It is in the store already in this version.
+    Unchanged,
+}
+
+impl<'a, T: Object> Listing<'a, T> {
+    pub(crate) fn new(
+        writer: &'a mut StoreWriter<T>,
+        publisher: &'a mut Publisher<T>,
+        list: u32,
+    ) -> Self {
+        let counts = ListCounts::default();
+        Self { writer, publisher, list, scopes: None, suspicious: None, counts }
+    }
+
+    /// Pushes one object without making it: `make` is called only if `key` is new or its version
+    /// differs from `version`. An unchanged object costs a lookup and no allocation.
+    ///
+    /// `make` must make an object with this key and this version.
+    pub fn offer(&mut self, key: &T::Key, version: u64, make: impl FnOnce() -> T) -> Offered {
+        if self.writer.keep(key, version, self.list) {
+            self.counts.items += 1;
+            self.counts.unchanged += 1;
+            return Offered::Unchanged;
+        }
+        let object = make();
+        debug_assert!(object.key() == *key, "{:?} was offered as {key:?}", object.key());
+        debug_assert_eq!(object.version(), version, "version of {key:?}");
+        self.put(object)
+    }
+
+    /// Pushes one object that was made already.
+    pub fn put(&mut self, object: T) -> Offered {
+        self.counts.items += 1;
+        match self.writer.put(object, Some(self.list)) {
+            Some(change) => {
+                self.publish(change);
+                Offered::Changed
+            }
+            None => {
+                self.counts.unchanged += 1;
+                Offered::Unchanged
+            }
+        }
+    }
+
+    /// Restricts this list to scopes, and names one that answered whole. Objects of scopes that
+    /// no call names stay, whatever the list lacks.
+    ///
+    /// An object is judged by the scope that it had when it was last seen. Where objects move
+    /// between scopes, a move into one that did not answer looks like a delete; let
+    /// [`confirm_absent`](crate::ListWatcher::confirm_absent) tell them apart.
+    pub fn scope(&mut self, answered: Scope) {
+        self.scopes([answered]);
+    }
+
+    /// Like [`scope`](Self::scope) for several; none at all means that nothing is taken out.
+    pub fn scopes(&mut self, answered: impl IntoIterator<Item = Scope>) {
+        self.scopes.get_or_insert_default().extend(answered);
+    }
+
+    /// Marks this list as not to be trusted: what it has is taken, nothing is taken out, and it
+    /// does not make the informer synced.
+    ///
+    /// `why` is shown in the [`Status`](crate::Status).
+    pub fn suspicious(&mut self, why: impl Into<String>) {
+        self.suspicious = Some(why.into());
+    }
+
+    /// Tells handlers of everything that was pushed so far. Happens by itself after every few
+    /// changes and at the end; call it before a long wait in the middle.
+    pub fn flush(&mut self) {
+        self.publisher.flush();
+    }
+
+    pub(crate) fn finish(self) -> Sweep {
+        self.publisher.flush();
+        Sweep { scopes: self.scopes, suspicious: self.suspicious, counts: self.counts }
+    }
+
+    fn publish(&mut self, change: Stamped<T>) {
+        if self.publisher.add(change) >= BATCH {
+            self.publisher.flush();
+        }
+    }
+}
+
+impl<T: Object> fmt::Debug for Listing<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listing")
+            .field("counts", &self.counts)
+            .field("suspicious", &self.suspicious)
+            .finish_non_exhaustive()
+    }
+}

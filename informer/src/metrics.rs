@@ -1,0 +1,82 @@
+//! What the crate counts, as a trait: implement it for the metrics library of your choice.
+
+use std::time::Duration;
+
+use crate::listing::ListCounts;
+
+/// Hears of everything worth counting. Every method does nothing by default.
+///
+/// `informer` and `queue` are the names that were given to the builders: few and fixed, so they
+/// may be labels. Calls come from hot paths and must be quick.
+pub trait Metrics: Send + Sync + 'static {
+    /// A list ended well.
+    fn listed(&self, informer: &str, took: Duration, counts: ListCounts) {
+        let _ = (informer, took, counts);
+    }
+
+    /// A list or a watch failed; `class` is [`SourceError::class`](crate::SourceError::class).
+    fn source_failed(&self, informer: &str, class: &'static str) {
+        let _ = (informer, class);
+    }
+
+    /// A watch ended, well or not, after so many items.
+    fn watched(&self, informer: &str, took: Duration, items: u64) {
+        let _ = (informer, took, items);
+    }
+
+    /// A list was marked as suspicious.
+    fn suspicious(&self, informer: &str) {
+        let _ = informer;
+    }
+
+    /// So many changes were made to the store; `kind` is `added`, `modified` or `deleted`.
+    fn changed(&self, informer: &str, kind: &'static str, count: u64) {
+        let _ = (informer, kind, count);
+    }
+
+    /// A handler failed or panicked.
+    fn handler_failed(&self, informer: &str, subscription: &str, panicked: bool) {
+        let _ = (informer, subscription, panicked);
+    }
+
+    /// How far behind a subscription is. Called when it takes something.
+    fn lag(&self, informer: &str, subscription: &str, lag: crate::Lag) {
+        let _ = (informer, subscription, lag);
+    }
+
+    /// A key came to wait in a queue, not having waited there.
+    fn queue_added(&self, queue: &str) {
+        let _ = queue;
+    }
+
+    /// A key is to be tried again after a failure.
+    fn queue_retried(&self, queue: &str) {
+        let _ = queue;
+    }
+
+    /// A key was handed out after waiting for so long.
+    fn queue_taken(&self, queue: &str, waited: Duration) {
+        let _ = (queue, waited);
+    }
+
+    /// A key was worked on for so long.
+    fn queue_done(&self, queue: &str, worked: Duration) {
+        let _ = (queue, worked);
+    }
+
+    /// How many keys wait to be handed out now.
+    fn queue_depth(&self, queue: &str, depth: usize) {
+        let _ = (queue, depth);
+    }
+
+    /// A reconciler ended: `outcome` is `success`, `error`, `timeout` or `panic`.
+    fn reconciled(&self, controller: &str, outcome: &'static str, took: Duration) {
+        let _ = (controller, outcome, took);
+    }
+}
+
+/// Counts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoMetrics;
+
+impl Metrics for NoMetrics {}

@@ -1,0 +1,429 @@
+//! Keeps a store equal to a source: lists, watches if the source can, lists again.
+//!
+//! ```text
+//!            complete, cursor                 ends
+//!   List ----------------------> Watch ----------------> Watch (from the last progress)
+//!    ^  \ complete, no cursor     |   \ expired
+//!    |   v                        |    v
+//!   Wait until the next poll      |   List
+//!    ^                            v
+//!    +------- any failure -----> Wait for the back-off, then where it failed
+//! ```
+
+use std::any::Any;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::backoff::{Backoff, StartGate, jittered};
+use crate::delta_fifo::Certainty;
+use crate::list_watcher::{Cursor, ListDone, ListWatcher, SourceError, Verdict, WatchEvent};
+use crate::listing::{Listing, Sweep};
+use crate::object::Object;
+use crate::status::Phase;
+use crate::store::StoreWriter;
+use crate::subscription::{Hub, Publisher};
+
+/// How many items of a watch are applied before handlers hear of them.
+const WATCH_BATCH: usize = 256;
+
+/// What happens after a failure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Decision {
+    /// Go on after the usual back-off.
+    Retry,
+    /// Go on after this pause.
+    RetryAfter(Duration),
+    /// Stop the informer; handlers see the end.
+    Stop,
+}
+
+/// Asked after every failure, with the number of failures in a row.
+pub(crate) type OnError = Arc<dyn Fn(&SourceError, u32) -> Decision + Send + Sync>;
+
+/// When a source that cannot watch is listed again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Pace {
+    Every(Duration),
+    /// [`ListWatcher::list`] itself waits until there is something to list.
+    SelfPaced,
+}
+
+#[derive(Clone)]
+pub(crate) struct ReflectorOptions {
+    pub(crate) pace: Pace,
+    pub(crate) relist_every: Option<Duration>,
+    pub(crate) backoff: Backoff,
+    pub(crate) gate: Option<StartGate>,
+    pub(crate) list_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) on_error: Option<OnError>,
+}
+
+/// The part of an informer that talks to the source. Usually run by
+/// [`SharedIndexInformer::run`](crate::SharedIndexInformer::run); by itself it lets a test take
+/// one [`step`](Self::step) at a time.
+pub struct Reflector<L: ListWatcher> {
+    source: L,
+    writer: StoreWriter<L::Object>,
+    publisher: Publisher<L::Object>,
+    hub: Arc<Hub<L::Object>>,
+    poke: Arc<Notify>,
+    options: ReflectorOptions,
+    state: State,
+    list: u32,
+    relist_at: Option<Instant>,
+    failures: u32,
+    /// Watches in a row that ended without a single item.
+    barren: u32,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    List,
+    Watch(Cursor),
+    Wait { until: Instant, then: Box<State> },
+    Stopped,
+}
+
+/// What one step came to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Step {
+    /// A list ended well.
+    Listed,
+    /// A watch ended without an error, or it is time to list again.
+    Watched,
+    /// A list or a watch failed; the next step waits.
+    Failed,
+    /// A pause is over.
+    Waited,
+    /// An error hook asked to stop; there is no next step.
+    Stopped,
+}
+
+impl<L: ListWatcher> Reflector<L> {
+    pub(crate) fn new(
+        source: L,
+        writer: StoreWriter<L::Object>,
+        hub: Arc<Hub<L::Object>>,
+        poke: Arc<Notify>,
+        options: ReflectorOptions,
+    ) -> Self {
+        Self {
+            source,
+            writer,
+            publisher: Publisher::new(hub.clone()),
+            hub,
+            poke,
+            options,
+            state: State::List,
+            list: 0,
+            relist_at: None,
+            failures: 0,
+            barren: 0,
+        }
+    }
+
+    /// Does one thing: a list, a watch until it ends, or a pause.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: what was received is in the store and handlers hear of it; the next step begins
+    /// where this one did.
+    pub async fn step(&mut self) -> Step {
+        match self.state.clone() {
+            State::List => self.list().await,
+            State::Watch(cursor) => self.watch(cursor).await,
+            State::Wait { until, then } => {
+                self.phase(Phase::Waiting);
+                tokio::select! {
+                    () = sleep_until(until) => self.state = *then,
+                    () = self.poke.notified() => self.state = State::List,
+                }
+                Step::Waited
+            }
+            State::Stopped => Step::Stopped,
+        }
+    }
+
+    /// The source, for tests that change what it will answer.
+    pub fn source(&self) -> &L {
+        &self.source
+    }
+
+    async fn list(&mut self) -> Step {
+        self.phase(Phase::Listing);
+        let _place = match &self.options.gate {
+            Some(gate) => gate.enter().await,
+            None => None,
+        };
+        let started = Instant::now();
+        self.hub.status.send_modify(|status| status.attempts += 1);
+        match self.list_and_sweep().await {
+            Ok((done, sweep)) => {
+                self.listed(started, done, sweep);
+                // A self-paced source that answers at once must not starve everybody else.
+                tokio::task::yield_now().await;
+                Step::Listed
+            }
+            Err(error) => self.failed(error, State::List),
+        }
+    }
+
+    async fn list_and_sweep(&mut self) -> Result<(ListDone, Sweep), SourceError> {
+        self.list = self.list.checked_add(1).unwrap_or(1);
+        let mut listing = Listing::new(&mut self.writer, &mut self.publisher, self.list);
+        let answer = guarded(self.options.list_timeout, self.source.list(&mut listing)).await;
+        let mut sweep = listing.finish();
+        let done = answer.and_then(|answer| answer)?;
+        if done != ListDone::Unchanged && sweep.suspicious.is_none() {
+            self.sweep(&mut sweep).await;
+        }
+        Ok((done, sweep))
+    }
+
+    async fn sweep(&mut self, sweep: &mut Sweep) {
+        let missing = self.writer.missing(self.list, sweep.scopes.as_ref());
+        if missing.is_empty() {
+            return;
+        }
+        let asked = self.source.confirm_absent(&missing);
+        let verdict =
+            guarded(self.options.list_timeout, asked).await.unwrap_or(Verdict::KeepAll);
+        let (gone, kept) = verdict.split(missing);
+        sweep.counts.kept = kept as u64;
+        sweep.counts.deleted = gone.len() as u64;
+        for object in gone {
+            self.publish_delete(&object.key(), Certainty::Inferred);
+        }
+        self.publisher.flush();
+    }
+
+    /// What follows a good list.
+    fn listed(&mut self, started: Instant, done: ListDone, sweep: Sweep) {
+        self.failures = 0;
+        let cursor = match done {
+            ListDone::Complete { cursor } => cursor,
+            ListDone::Unchanged => self.writer.reader().cursor(),
+        };
+        let now = Instant::now();
+        let metrics = &self.hub.metrics;
+        metrics.listed(&self.hub.name, now - started, sweep.counts);
+        let suspicious = sweep.suspicious;
+        if suspicious.is_some() {
+            metrics.suspicious(&self.hub.name);
+        } else {
+            self.writer.confirm(started, cursor.clone());
+        }
+        let trusted = suspicious.is_none();
+        self.hub.status.send_modify(|status| {
+            status.synced |= trusted;
+            status.failures = 0;
+            status.last_success = Some(now);
+            status.last_list = sweep.counts;
+            status.suspicious = suspicious;
+        });
+        self.relist_at = self.options.relist_every.map(|period| now + jittered(period, 0.1));
+        self.state = match (cursor, self.options.pace) {
+            (Some(cursor), _) if trusted => State::Watch(cursor),
+            (_, Pace::SelfPaced) => State::List,
+            (_, Pace::Every(period)) => {
+                State::wait(started + jittered(period, 0.1), State::List)
+            }
+        };
+    }
+
+    async fn watch(&mut self, from: Cursor) -> Step {
+        self.phase(Phase::Watching);
+        let started = Instant::now();
+        self.hub.status.send_modify(|status| status.attempts += 1);
+        let mut cursor = from.clone();
+        let mut items = 0_u64;
+        let end = self.follow(&from, &mut cursor, &mut items).await;
+        let took = started.elapsed();
+        self.hub.metrics.watched(&self.hub.name, took, items);
+        // A watch that was quiet for long was a good one.
+        let barren = items == 0 && took < self.options.backoff.max();
+        self.barren = if barren { self.barren + 1 } else { 0 };
+        match end {
+            WatchEnd::Relist => self.state = State::List,
+            WatchEnd::Closed if self.barren > 0 => {
+                let pause = self.options.backoff.pause(self.barren - 1, None);
+                self.state = State::wait(Instant::now() + pause, State::Watch(cursor));
+            }
+            WatchEnd::Closed => self.state = State::Watch(cursor),
+            WatchEnd::Failed(error @ SourceError::Expired { .. }) => {
+                return self.failed(error, State::List);
+            }
+            WatchEnd::Failed(error) => return self.failed(error, State::Watch(cursor)),
+        }
+        Step::Watched
+    }
+
+    /// Applies a watch until it ends.
+    async fn follow(&mut self, from: &Cursor, cursor: &mut Cursor, items: &mut u64) -> WatchEnd {
+        let Self { source, writer, publisher, hub, poke, options, failures, .. } = self;
+        let relist_at = self.relist_at;
+        let mut chunks = pin!(source.watch(from).ready_chunks(WATCH_BATCH));
+        loop {
+            let idle_at = options.idle_timeout.map(|idle| Instant::now() + idle);
+            let next = AssertUnwindSafe(chunks.next()).catch_unwind();
+            let chunk = tokio::select! {
+                chunk = next => chunk,
+                () = poke.notified() => return WatchEnd::Relist,
+                () = until(relist_at) => return WatchEnd::Relist,
+                () = until(idle_at) => {
+                    return WatchEnd::Failed(SourceError::transient("the watch went silent"));
+                }
+            };
+            let chunk = match chunk {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return WatchEnd::Closed,
+                Err(panic) => return WatchEnd::Failed(panicked(&panic)),
+            };
+            let mut failure = None;
+            let mut good = false;
+            for item in chunk {
+                let change = match item {
+                    Ok(WatchEvent::Upsert(object)) => writer.put(object, None),
+                    Ok(WatchEvent::Delete(key)) => writer.delete(&key, Certainty::Observed),
+                    Ok(WatchEvent::Progress(to)) => {
+                        *cursor = to;
+                        None
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                };
+                good = true;
+                *items += 1;
+                if let Some(change) = change {
+                    publisher.add(change);
+                }
+            }
+            publisher.flush();
+            if good {
+                *failures = 0;
+                let now = Instant::now();
+                writer.confirm(now, Some(cursor.clone()));
+                hub.status.send_modify(|status| {
+                    status.failures = 0;
+                    status.last_success = Some(now);
+                });
+            }
+            if let Some(error) = failure {
+                return WatchEnd::Failed(error);
+            }
+        }
+    }
+
+    /// What follows a failure.
+    fn failed(&mut self, error: SourceError, then: State) -> Step {
+        self.failures += 1;
+        self.hub.metrics.source_failed(&self.hub.name, error.class());
+        let decision = match &self.options.on_error {
+            Some(hook) => hook(&error, self.failures),
+            None => Decision::Retry,
+        };
+        let pause = match decision {
+            Decision::Retry => pause_after(&error, &self.options.backoff, self.failures, self.barren),
+            Decision::RetryAfter(pause) => pause,
+            Decision::Stop => Duration::ZERO,
+        };
+        let now = Instant::now();
+        let failures = self.failures;
+        self.hub.status.send_modify(|status| {
+            status.failures = failures;
+            status.last_error = Some(Arc::new(error));
+            status.last_error_at = Some(now);
+        });
+        if decision == Decision::Stop {
+            self.state = State::Stopped;
+            return Step::Stopped;
+        }
+        self.state = State::wait(now + pause, then);
+        Step::Failed
+    }
+
+    fn publish_delete(&mut self, key: &<L::Object as Object>::Key, certainty: Certainty) {
+        if let Some(change) = self.writer.delete(key, certainty) {
+            self.publisher.add(change);
+        }
+    }
+
+    fn phase(&self, phase: Phase) {
+        self.hub.status.send_modify(|status| status.phase = phase);
+    }
+}
+
+impl State {
+    fn wait(until: Instant, then: Self) -> Self {
+        Self::Wait { until, then: Box::new(then) }
+    }
+}
+
+enum WatchEnd {
+    /// The source hung up.
+    Closed,
+    /// It is time for a list.
+    Relist,
+    Failed(SourceError),
+}
+
+/// How long to wait after the `failures`-th failure in a row. `barren` watches count too: a
+/// source that lists well and expires every watch must not be listed in a tight loop.
+fn pause_after(error: &SourceError, backoff: &Backoff, failures: u32, barren: u32) -> Duration {
+    match error {
+        SourceError::Expired { .. } if failures.max(barren) <= 1 => Duration::ZERO,
+        SourceError::Fatal { .. } => jittered(backoff.max(), 0.1),
+        _ => backoff.pause(failures.max(barren).saturating_sub(1), error.retry_after()),
+    }
+}
+
+/// Runs what a source gave us: a panic or a timeout is a failure like any other.
+async fn guarded<F: Future>(limit: Option<Duration>, work: F) -> Result<F::Output, SourceError> {
+    let work = AssertUnwindSafe(work).catch_unwind();
+    let done = match limit {
+        Some(limit) => timeout(limit, work).await.map_err(SourceError::transient)?,
+        None => work.await,
+    };
+    done.map_err(|panic| panicked(&panic))
+}
+
+fn panicked(panic: &Box<dyn Any + Send>) -> SourceError {
+    SourceError::transient(format!("the source panicked: {}", panic_text(panic.as_ref())))
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<L: ListWatcher> fmt::Debug for Reflector<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reflector")
+            .field("name", &self.hub.name)
+            .field("state", &self.state)
+            .field("failures", &self.failures)
+            .finish_non_exhaustive()
+    }
+}
