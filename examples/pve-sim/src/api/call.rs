@@ -1,0 +1,116 @@
+//! One request on its way to a handler.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::SeedableRng;
+
+use crate::config::Config;
+use crate::json::Rows;
+use crate::world::{Token, World};
+
+use super::answer::{Body, Refusal};
+
+/// A request with all that a handler may look at.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) world: &'a mut World,
+    pub(crate) config: &'a Config,
+    /// Time of the simulator.
+    pub(crate) now: Duration,
+    /// Seconds since 1970.
+    pub(crate) unix: u64,
+    /// The node whose port took the request.
+    pub(crate) entry: &'a str,
+    pub(crate) token: Arc<Token>,
+    /// Values of the `{…}` parts of the path.
+    pub(crate) path: BTreeMap<&'static str, String>,
+    pub(crate) query: BTreeMap<String, String>,
+}
+
+impl Call<'_> {
+    /// Whether the caller has a privilege on a path.
+    pub(crate) fn may(&self, path: &str, privilege: &str) -> bool {
+        self.token.on(path).contains(privilege)
+            || self.pool_of(path).is_some_and(|pool| {
+                self.token.on(&format!("/pool/{pool}")).contains(privilege)
+            })
+    }
+
+    fn pool_of(&self, path: &str) -> Option<&str> {
+        let vmid = path.strip_prefix("/vms/")?.parse().ok()?;
+        self.world.guests.get(&vmid)?.pool.as_deref()
+    }
+
+    /// Puts the path's values into a pattern such as `/vms/{vmid}`.
+    pub(crate) fn fill(&self, pattern: &str) -> String {
+        let mut filled = pattern.to_owned();
+        for (name, value) in &self.path {
+            filled = filled.replace(&format!("{{{name}}}"), value);
+        }
+        filled
+    }
+
+    /// The value of a `{…}` part that the route has.
+    pub(crate) fn part(&self, name: &str) -> &str {
+        self.path.get(name).map(String::as_str).expect("the route has this part")
+    }
+
+    /// The node in the path, `localhost` being the one that was asked.
+    pub(crate) fn node(&self) -> &str {
+        match self.part("node") {
+            "localhost" => self.entry,
+            node => node,
+        }
+    }
+
+    pub(crate) fn vmid(&self) -> Result<u32, Refusal> {
+        let text = self.part("vmid");
+        match text.parse() {
+            Ok(vmid) if (100..=999_999_999).contains(&vmid) => Ok(vmid),
+            _ => Err(Refusal::parameter("vmid", "invalid format - value does not look like a valid VM ID\n")),
+        }
+    }
+
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        self.query.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.param(name)?.parse().ok()
+    }
+
+    /// A new tick of usage numbers; each answer that shows some takes one.
+    pub(crate) fn tick(&mut self) -> u64 {
+        if self.config.moving {
+            self.world.tick += 1;
+        }
+        self.world.tick
+    }
+
+    fn rng(&mut self) -> SmallRng {
+        self.world.serial += 1;
+        SmallRng::seed_from_u64(self.config.seed ^ self.world.serial.rotate_left(32))
+    }
+
+    /// A list in random order, as PVE's hashes give it.
+    pub(crate) fn shuffled(&mut self, rows: Rows) -> Body {
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        if self.config.shuffle {
+            order.shuffle(&mut self.rng());
+        }
+        Body::raw(rows.into_list(order.into_iter()))
+    }
+
+    /// Content types joined in random order, the same for one answer.
+    pub(crate) fn joined(&mut self, parts: &[String]) -> String {
+        let mut parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        if self.config.shuffle {
+            parts.shuffle(&mut self.rng());
+        }
+        parts.join(",")
+    }
+}

@@ -1,0 +1,33 @@
+//! `/cluster/*` apart from the resources.
+
+use crate::json::Rows;
+
+use super::answer::{Body, Refusal};
+use super::call::Call;
+
+/// Membership; a standalone node has no `cluster` row and the number 0.
+pub(super) fn status(call: &mut Call<'_>) -> Result<Body, Refusal> {
+    let world = &*call.world;
+    let mut rows = Rows::with_capacity(world.nodes.len() + 1);
+    if let Some(name) = &world.cluster {
+        rows.row()
+            .str("id", "cluster")
+            .str("type", "cluster")
+            .str("name", name)
+            .num("nodes", world.nodes.len() as u64)
+            .num("version", u64::from(world.config_version))
+            .flag("quorate", world.is_quorate(call.entry));
+    }
+    for node in world.nodes.values() {
+        rows.row()
+            .str("id", &format!("node/{}", node.name))
+            .str("type", "node")
+            .str("name", &node.name)
+            .str("ip", &node.address.ip().to_string())
+            .num("nodeid", u64::from(node.id))
+            .flag("local", node.name == call.entry)
+            .flag("online", world.is_online(call.entry, &node.name))
+            .str("level", &node.level);
+    }
+    Ok(call.shuffled(rows))
+}

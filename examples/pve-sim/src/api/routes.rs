@@ -1,0 +1,168 @@
+//! The table of endpoints.
+
+use std::collections::BTreeMap;
+
+use super::answer::{Body, Refusal};
+use super::call::Call;
+use super::{access, cluster, guests, nodes, resources, storages, tasks};
+
+/// Which daemon answers: pveproxy itself, or pvedaemon behind it (`protected` in PVE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Daemon {
+    Proxy,
+    Root,
+}
+
+/// What the caller must have before anything else is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Needs {
+    /// A valid token; the handler may filter rows.
+    Nothing,
+    All(&'static str, &'static [&'static str]),
+    Any(&'static str, &'static [&'static str]),
+}
+
+/// What a parameter must look like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form {
+    Text,
+    Integer,
+    Boolean,
+    OneOf(&'static [&'static str]),
+}
+
+impl Form {
+    pub(crate) fn check(self, value: &str) -> Result<(), String> {
+        match self {
+            Self::Text => Ok(()),
+            Self::Integer if value.parse::<i64>().is_ok() => Ok(()),
+            Self::Integer => Err(format!("type check ('integer') failed - got '{value}'")),
+            Self::Boolean => match value {
+                "0" | "1" | "on" | "off" | "yes" | "no" | "true" | "false" => Ok(()),
+                _ => Err(format!("type check ('boolean') failed - got '{value}'")),
+            },
+            Self::OneOf(words) if words.contains(&value) => Ok(()),
+            Self::OneOf(words) => Err(format!(
+                "value '{value}' does not have a value in the enumeration '{}'",
+                words.join(", ")
+            )),
+        }
+    }
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) pattern: &'static str,
+    pub(crate) daemon: Daemon,
+    pub(crate) needs: Needs,
+    pub(crate) params: &'static [(&'static str, Form)],
+    pub(crate) handler: fn(&mut Call<'_>) -> Result<Body, Refusal>,
+}
+
+impl Route {
+    /// Whether it lists a collection, so that it counts as a list request.
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(
+            self.pattern,
+            "/cluster/resources"
+                | "/cluster/status"
+                | "/nodes"
+                | "/nodes/{node}/qemu"
+                | "/nodes/{node}/lxc"
+                | "/nodes/{node}/storage"
+                | "/storage"
+        )
+    }
+}
+
+const fn get(
+    pattern: &'static str,
+    daemon: Daemon,
+    needs: Needs,
+    params: &'static [(&'static str, Form)],
+    handler: fn(&mut Call<'_>) -> Result<Body, Refusal>,
+) -> Route {
+    Route { method: "GET", pattern, daemon, needs, params, handler }
+}
+
+use Daemon::{Proxy, Root};
+use Form::{Boolean, Integer, OneOf, Text};
+use Needs::{All, Any, Nothing};
+
+const VM_AUDIT: Needs = All("/vms/{vmid}", &["VM.Audit"]);
+const STORAGE_SEEN: Needs =
+    Any("/storage/{storage}", &["Datastore.Audit", "Datastore.AllocateSpace"]);
+const RESOURCE_TYPES: &[&str] = &["vm", "storage", "node", "sdn"];
+
+static ROUTES: &[Route] = &[
+    get("/version", Proxy, Nothing, &[], nodes::version),
+    get("/nodes", Proxy, Nothing, &[], nodes::list),
+    get("/cluster/status", Root, All("/", &["Sys.Audit"]), &[], cluster::status),
+    get(
+        "/cluster/resources",
+        Proxy,
+        Nothing,
+        &[("type", OneOf(RESOURCE_TYPES))],
+        resources::resources,
+    ),
+    get("/access/permissions", Proxy, Nothing, &[("path", Text), ("userid", Text)], access::permissions),
+];
+
+/// Finds the endpoint and the values of its `{…}` parts.
+pub(crate) fn find(
+    method: &str,
+    path: &str,
+) -> Option<(&'static Route, BTreeMap<&'static str, String>)> {
+    ROUTES
+        .iter()
+        .filter(|route| route.method == method)
+        .find_map(|route| Some((route, matches(route.pattern, path)?)))
+}
+
+fn matches(pattern: &'static str, path: &str) -> Option<BTreeMap<&'static str, String>> {
+    let mut values = BTreeMap::new();
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    for want in pattern.split('/').filter(|part| !part.is_empty()) {
+        let part = parts.next()?;
+        match want.strip_prefix('{').and_then(|want| want.strip_suffix('}')) {
+            Some(name) => {
+                values.insert(name, decoded(part)?);
+            }
+            None if want == part => {}
+            None => return None,
+        }
+    }
+    parts.next().is_none().then_some(values)
+}
+
+/// Undoes percent-encoding; `None` if what comes out is not text.
+pub(crate) fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_parts_are_decoded_after_they_are_cut() {
+        let values = matches("/nodes/{node}/tasks/{upid}", "/nodes/a/tasks/UPID%3Ax%2Fy").unwrap();
+
+        assert_eq!(values["upid"], "UPID:x/y");
+        assert!(matches("/nodes/{node}", "/nodes/a/b").is_none());
+        assert!(matches("/nodes/{node}", "/nodes").is_none());
+    }
+}

@@ -1,0 +1,74 @@
+//! Counts what clients ask for, so that tests can say how much is too much.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// What one simulated cluster has been asked since the last reset.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Counters {
+    /// Requests by method and path pattern: `GET /nodes/{node}/qemu`.
+    pub by_path: BTreeMap<String, u64>,
+    /// Requests by the node whose port took them.
+    pub by_node: BTreeMap<String, u64>,
+    /// Answers by status.
+    pub by_status: BTreeMap<u16, u64>,
+    /// All requests.
+    pub requests: u64,
+    /// Requests for a list: resources, cluster status, nodes, a node's guests or storages.
+    pub list_requests: u64,
+    /// Requests that carried a token or ticket, right or wrong.
+    pub with_token: u64,
+    /// Connections on which TLS was agreed.
+    pub connections: u64,
+    /// Most requests that were in flight at once.
+    pub most_in_flight: u64,
+    /// Most requests that were in flight at once, by node.
+    pub most_in_flight_by_node: BTreeMap<String, u64>,
+    #[serde(skip)]
+    in_flight: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// Requests of this method for this path pattern.
+    pub fn of(&self, method: &str, pattern: &str) -> u64 {
+        self.by_path.get(&format!("{method} {pattern}")).copied().unwrap_or(0)
+    }
+
+    /// Requests that this node took.
+    pub fn to_node(&self, node: &str) -> u64 {
+        self.by_node.get(node).copied().unwrap_or(0)
+    }
+
+    /// Answers with this status.
+    pub fn answered(&self, status: u16) -> u64 {
+        self.by_status.get(&status).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn begin(&mut self, node: &str, what: String, list: bool, token: bool) {
+        *self.by_path.entry(what).or_default() += 1;
+        *self.by_node.entry(node.to_owned()).or_default() += 1;
+        self.requests += 1;
+        self.list_requests += u64::from(list);
+        self.with_token += u64::from(token);
+        let here = self.in_flight.entry(node.to_owned()).or_default();
+        *here += 1;
+        let most = self.most_in_flight_by_node.entry(node.to_owned()).or_default();
+        *most = (*most).max(*here);
+        self.most_in_flight = self.most_in_flight.max(self.in_flight.values().sum());
+    }
+
+    pub(crate) fn end(&mut self, node: &str, status: Option<u16>) {
+        if let Some(status) = status {
+            *self.by_status.entry(status).or_default() += 1;
+        }
+        if let Some(here) = self.in_flight.get_mut(node) {
+            *here = here.saturating_sub(1);
+        }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        let in_flight = std::mem::take(&mut self.in_flight);
+        *self = Self { in_flight, ..Self::default() };
+    }
+}
