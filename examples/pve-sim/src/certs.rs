@@ -11,7 +11,9 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+use crate::hex::sha256;
+
+const DAY: Duration = Duration::from_hours(24);
 
 /// What `/nodes/{node}/certificates/info` tells of one certificate.
 #[derive(Clone, Debug)]
@@ -58,8 +60,7 @@ impl Authority {
         params.not_before = not_before.into();
         params.not_after = not_after.into();
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let subject =
-            format!("/CN=Proxmox Virtual Environment/OU={unit}/O=PVE Cluster Manager CA");
+        let subject = format!("/CN=Proxmox Virtual Environment/OU={unit}/O=PVE Cluster Manager CA");
         let certificate = Certificate {
             filename: "pve-root-ca.pem",
             pem: issuer.pem(),
@@ -134,6 +135,13 @@ fn unix(at: SystemTime) -> u64 {
 }
 
 fn fingerprint(der: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, der);
-    digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+    let digits = sha256(der).to_uppercase();
+    let mut text = String::with_capacity(95);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && at % 2 == 0 {
+            text.push(':');
+        }
+        text.push(digit);
+    }
+    text
 }

@@ -1,7 +1,7 @@
 //! The simulator's clock: real time plus what tests skipped.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Time since the simulator started, as PVE would see it.
 #[derive(Debug)]
@@ -19,12 +19,6 @@ impl Clock {
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed().unwrap_or_default()
             + Duration::from_millis(self.skipped_ms.load(Ordering::Relaxed))
-    }
-
-    /// Seconds since 1970.
-    pub(crate) fn unix(&self) -> u64 {
-        let start = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        (start + self.now()).as_secs()
     }
 
     pub(crate) fn skip(&self, by: Duration) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 /// How one simulated cluster starts. [`Config::default`] keeps PVE's own delays,
 /// [`Config::quick`] has none and is meant for tests.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four switches, each on its own")]
 pub struct Config {
     /// Name of the cluster in `/cluster/status`.
     pub cluster_name: String,
@@ -65,7 +66,7 @@ impl Default for Config {
             token: None,
             auth_delay: Duration::from_secs(3),
             settle: Duration::from_secs(10),
-            stale_after: Duration::from_secs(300),
+            stale_after: Duration::from_mins(5),
             unreachable_delay: Duration::from_secs(3),
             hung_delay: Duration::from_secs(30),
             keep_alive: Duration::from_secs(5),

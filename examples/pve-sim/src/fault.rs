@@ -176,10 +176,7 @@ mod tests {
 
         assert_eq!(faults.take("GET", "/cluster/status", "b"), None);
         assert_eq!(faults.take("GET", "/nodes", "a"), None);
-        assert_eq!(
-            faults.take("GET", "/cluster/status", "a"),
-            Some(FaultKind::DropBeforeAnswer)
-        );
+        assert_eq!(faults.take("GET", "/cluster/status", "a"), Some(FaultKind::DropBeforeAnswer));
         assert_eq!(faults.take("GET", "/cluster/status", "a"), None);
     }
 

@@ -42,6 +42,13 @@ impl Rows {
     }
 }
 
+/// One JSON object on its own.
+pub(crate) fn object(write: impl FnOnce(&mut Object<'_>)) -> Vec<u8> {
+    let mut text = Vec::with_capacity(512);
+    write(&mut Object::new(&mut text, None));
+    text
+}
+
 /// One JSON object being written.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {

@@ -27,8 +27,10 @@ mod api;
 mod certs;
 mod clock;
 mod config;
+mod control;
 mod counters;
 mod fault;
+mod hex;
 mod http;
 mod json;
 mod shared;
@@ -36,10 +38,11 @@ mod sim;
 mod world;
 
 pub use config::Config;
+pub use control::{COMMANDS, Command};
 pub use counters::Counters;
 pub use fault::{FaultKind, FaultRule};
 pub use sim::{Sim, StartError};
 pub use world::{
-    AUDIT, Address, Agent, Guest, Health, Interface, Kind, Node, PRIVILEGES, Status, Storage,
-    Task, Token, World,
+    AUDIT, Address, Agent, Guest, Health, Interface, Kind, Node, PRIVILEGES, Status, Storage, Task,
+    Token, World,
 };

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::fault::{FaultRule, Faults};
+use crate::hex::sha256;
 use crate::http::{Ports, bind};
 use crate::shared::Shared;
 use crate::world::{
@@ -50,10 +52,11 @@ pub enum StartError {
 pub struct Sim {
     shared: Arc<Shared>,
     ports: Arc<Mutex<Ports>>,
-    /// Node names in the order in which they were made.
+    /// Name of the first node.
     first: String,
     token_id: String,
-    _stop: Arc<DropGuard>,
+    /// Stops every task when the last handle is dropped.
+    stop: Arc<DropGuard>,
 }
 
 impl Sim {
@@ -116,7 +119,7 @@ impl Sim {
             ports: Arc::new(Mutex::new(ports)),
             first,
             token_id,
-            _stop: Arc::new(stop.drop_guard()),
+            stop: Arc::new(stop.drop_guard()),
         })
     }
 
@@ -160,6 +163,52 @@ impl Sim {
     /// Name of the first node.
     pub fn first_node(&self) -> &str {
         &self.first
+    }
+}
+
+/// A handle that does not keep the cluster running.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakSim {
+    shared: Weak<Shared>,
+    ports: Weak<Mutex<Ports>>,
+    first: String,
+    token_id: String,
+    stop: Weak<DropGuard>,
+}
+
+impl WeakSim {
+    pub(crate) fn upgrade(&self) -> Option<Sim> {
+        Some(Sim {
+            shared: self.shared.upgrade()?,
+            ports: self.ports.upgrade()?,
+            first: self.first.clone(),
+            token_id: self.token_id.clone(),
+            stop: self.stop.upgrade()?,
+        })
+    }
+}
+
+impl Sim {
+    pub(crate) fn downgrade(&self) -> WeakSim {
+        WeakSim {
+            shared: Arc::downgrade(&self.shared),
+            ports: Arc::downgrade(&self.ports),
+            first: self.first.clone(),
+            token_id: self.token_id.clone(),
+            stop: Arc::downgrade(&self.stop),
+        }
+    }
+
+    pub(crate) fn stopped(&self) -> CancellationToken {
+        self.shared.stop.clone()
+    }
+
+    pub(crate) fn spawn_on(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+        runtime: &Handle,
+    ) {
+        self.shared.tasks.spawn_on(task, runtime);
     }
 }
 
@@ -305,7 +354,7 @@ impl Sim {
             let port = node_in(world, &self.first).address.port();
             (port, world.nodes.values().map(|node| node.address.ip()).collect::<Vec<_>>())
         });
-        let ip = (0..)
+        let ip = (0..=used.len())
             .map(|n| crate::http::nth_address(config.listen.ip(), n))
             .find(|ip| !used.contains(ip))
             .expect("a network has more addresses than a cluster has nodes");
@@ -550,7 +599,6 @@ fn new_node(
 /// A secret in the form of PVE's: a UUID.
 fn secret_from(seed: u64, serial: u64) -> String {
     let text = format!("pve-sim {seed} {serial}");
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    let hex: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let hex = sha256(text.as_bytes());
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
 }

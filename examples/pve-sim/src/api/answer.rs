@@ -105,7 +105,7 @@ struct ErrorBody<'a> {
 }
 
 impl Answer {
-    pub(crate) fn ok(body: Body, connection: Connection) -> Self {
+    pub(crate) fn ok(body: &Body, connection: Connection) -> Self {
         let mut text = Vec::with_capacity(body.data.len() + 32);
         text.extend_from_slice(b"{\"data\":");
         text.extend_from_slice(&body.data);

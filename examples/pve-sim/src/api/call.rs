@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
-use rand::SeedableRng;
 
 use crate::config::Config;
 use crate::json::Rows;
@@ -21,8 +21,6 @@ pub(crate) struct Call<'a> {
     pub(crate) config: &'a Config,
     /// Time of the simulator.
     pub(crate) now: Duration,
-    /// Seconds since 1970.
-    pub(crate) unix: u64,
     /// The node whose port took the request.
     pub(crate) entry: &'a str,
     pub(crate) token: Arc<Token>,
@@ -35,9 +33,9 @@ impl Call<'_> {
     /// Whether the caller has a privilege on a path.
     pub(crate) fn may(&self, path: &str, privilege: &str) -> bool {
         self.token.on(path).contains(privilege)
-            || self.pool_of(path).is_some_and(|pool| {
-                self.token.on(&format!("/pool/{pool}")).contains(privilege)
-            })
+            || self
+                .pool_of(path)
+                .is_some_and(|pool| self.token.on(&format!("/pool/{pool}")).contains(privilege))
     }
 
     fn pool_of(&self, path: &str) -> Option<&str> {
@@ -71,7 +69,10 @@ impl Call<'_> {
         let text = self.part("vmid");
         match text.parse() {
             Ok(vmid) if (100..=999_999_999).contains(&vmid) => Ok(vmid),
-            _ => Err(Refusal::parameter("vmid", "invalid format - value does not look like a valid VM ID\n")),
+            _ => Err(Refusal::parameter(
+                "vmid",
+                "invalid format - value does not look like a valid VM ID\n",
+            )),
         }
     }
 

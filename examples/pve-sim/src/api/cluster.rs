@@ -31,3 +31,19 @@ pub(super) fn status(call: &mut Call<'_>) -> Result<Body, Refusal> {
     }
     Ok(call.shuffled(rows))
 }
+
+/// `/cluster/nextid`: the lowest free number, as a string; nothing is reserved.
+pub(super) fn next_id(call: &mut Call<'_>) -> Result<Body, Refusal> {
+    if let Some(text) = call.param("vmid") {
+        let taken = text.parse().is_ok_and(|vmid: u32| call.world.guests.contains_key(&vmid));
+        if taken {
+            return Err(Refusal::parameter("vmid", format!("VM {text} already exists")));
+        }
+        return Ok(Body::of(&text));
+    }
+    let (lower, upper) = call.world.next_id;
+    let free = call.world.free_vmid().ok_or_else(|| {
+        Refusal::error(format!("unable to get any free VMID in range [{lower}, {upper}]"))
+    })?;
+    Ok(Body::of(&free.to_string()))
+}

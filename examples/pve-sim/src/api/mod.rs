@@ -8,9 +8,11 @@
 //! That order is PVE's own (pve-manager: PVE/HTTPServer.pm, `rest_handler`). Each area of the
 //! API has a module; a new endpoint is a line in [`routes`] and a function.
 
+#![expect(clippy::unnecessary_wraps, reason = "handlers share one signature")]
+
+mod access;
 pub(crate) mod answer;
 pub(crate) mod call;
-mod access;
 mod cluster;
 mod guests;
 mod nodes;
@@ -44,7 +46,7 @@ pub(crate) fn handle(call: &mut Call<'_>, route: &Route) -> Answer {
     };
     let outcome = verify(call, route).and_then(|()| (route.handler)(call));
     match outcome {
-        Ok(body) => Answer::ok(body, connection),
+        Ok(body) => Answer::ok(&body, connection),
         Err(refusal) => Answer::refused(refusal),
     }
 }

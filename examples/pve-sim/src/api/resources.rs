@@ -39,7 +39,10 @@ pub(super) fn resources(call: &mut Call<'_>) -> Result<Body, Refusal> {
     if only.is_none() {
         for pool in &world.pools {
             if call.may(&format!("/pool/{pool}"), "Pool.Audit") {
-                rows.row().str("id", &format!("/pool/{pool}")).str("type", "pool").str("pool", pool);
+                rows.row()
+                    .str("id", &format!("/pool/{pool}"))
+                    .str("type", "pool")
+                    .str("pool", pool);
             }
         }
     }
@@ -137,7 +140,7 @@ impl Home {
         if call.world.is_online(call.entry, &node.name) {
             return Self::Here;
         }
-        if call.world.is_stale(node, call.now, call.config.stale_after) {
+        if node.is_stale(call.now, call.config.stale_after) {
             return Self::Gone;
         }
         Self::LastSeen(node.away_since.unwrap_or(call.now))
@@ -152,13 +155,11 @@ pub(super) fn node_row(call: &Call<'_>, node: &Node, tick: u64, row: &mut Object
         .str("type", "node")
         .str("status", if online { "online" } else { "offline" });
     row.str("level", if online { &node.level } else { "" });
-    let stale = call.world.is_stale(node, call.now, call.config.stale_after);
+    let stale = node.is_stale(call.now, call.config.stale_after);
     if stale || !call.may(&format!("/nodes/{}", node.name), "Sys.Audit") {
         return;
     }
-    row.num("maxcpu", u64::from(node.cpus))
-        .num("maxmem", node.maxmem)
-        .num("maxdisk", node.maxdisk);
+    row.num("maxcpu", u64::from(node.cpus)).num("maxmem", node.maxmem).num("maxdisk", node.maxdisk);
     if online {
         let usage = node_usage(node, call.now, tick);
         row.float("cpu", usage.cpu)
@@ -176,7 +177,7 @@ fn storage_rows(
     contents: &BTreeMap<String, String>,
     rows: &mut Rows,
 ) {
-    let stale = !online && call.world.is_stale(node, call.now, call.config.stale_after);
+    let stale = !online && node.is_stale(call.now, call.config.stale_after);
     for storage in &call.world.storages {
         let seen = storage.enabled && storage.is_on(&node.name);
         if !seen || !call.may(&format!("/storage/{}", storage.name), "Datastore.Audit") {

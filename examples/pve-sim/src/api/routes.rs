@@ -96,10 +96,20 @@ const STORAGE_SEEN: Needs =
     Any("/storage/{storage}", &["Datastore.Audit", "Datastore.AllocateSpace"]);
 const RESOURCE_TYPES: &[&str] = &["vm", "storage", "node", "sdn"];
 
+const AGENT_AUDIT: Needs =
+    Any("/vms/{vmid}", &["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"]);
+const SOURCES: &[&str] = &["archive", "active", "all"];
+
 static ROUTES: &[Route] = &[
     get("/version", Proxy, Nothing, &[], nodes::version),
-    get("/nodes", Proxy, Nothing, &[], nodes::list),
-    get("/cluster/status", Root, All("/", &["Sys.Audit"]), &[], cluster::status),
+    get(
+        "/access/permissions",
+        Proxy,
+        Nothing,
+        &[("path", Text), ("userid", Text)],
+        access::permissions,
+    ),
+    get("/cluster/nextid", Proxy, Nothing, &[("vmid", Integer)], cluster::next_id),
     get(
         "/cluster/resources",
         Proxy,
@@ -107,7 +117,86 @@ static ROUTES: &[Route] = &[
         &[("type", OneOf(RESOURCE_TYPES))],
         resources::resources,
     ),
-    get("/access/permissions", Proxy, Nothing, &[("path", Text), ("userid", Text)], access::permissions),
+    get("/cluster/status", Root, All("/", &["Sys.Audit"]), &[], cluster::status),
+    get("/cluster/tasks", Proxy, Nothing, &[], tasks::of_cluster),
+    get("/nodes", Proxy, Nothing, &[], nodes::list),
+    get("/nodes/{node}/version", Proxy, Nothing, &[], nodes::version),
+    get("/nodes/{node}/status", Proxy, All("/nodes/{node}", &["Sys.Audit"]), &[], nodes::status),
+    get("/nodes/{node}/certificates/info", Proxy, Nothing, &[], nodes::certificates),
+    get("/nodes/{node}/qemu", Root, Nothing, &[("full", Boolean)], guests::qemu_list),
+    get(
+        "/nodes/{node}/qemu/{vmid}/config",
+        Proxy,
+        VM_AUDIT,
+        &[("current", Boolean), ("snapshot", Text)],
+        guests::qemu_config,
+    ),
+    get("/nodes/{node}/qemu/{vmid}/status/current", Root, VM_AUDIT, &[], guests::qemu_current),
+    get(
+        "/nodes/{node}/qemu/{vmid}/agent/network-get-interfaces",
+        Root,
+        AGENT_AUDIT,
+        &[],
+        guests::agent_interfaces,
+    ),
+    get("/nodes/{node}/lxc", Root, Nothing, &[], guests::lxc_list),
+    get(
+        "/nodes/{node}/lxc/{vmid}/config",
+        Proxy,
+        VM_AUDIT,
+        &[("current", Boolean), ("snapshot", Text)],
+        guests::lxc_config,
+    ),
+    get("/nodes/{node}/lxc/{vmid}/status/current", Root, VM_AUDIT, &[], guests::lxc_current),
+    get("/nodes/{node}/lxc/{vmid}/interfaces", Root, VM_AUDIT, &[], guests::lxc_interfaces),
+    get(
+        "/nodes/{node}/storage",
+        Root,
+        Nothing,
+        &[
+            ("storage", Text),
+            ("content", Text),
+            ("enabled", Boolean),
+            ("target", Text),
+            ("format", Boolean),
+        ],
+        storages::of_node,
+    ),
+    get("/nodes/{node}/storage/{storage}/status", Root, STORAGE_SEEN, &[], storages::status),
+    get(
+        "/nodes/{node}/tasks",
+        Proxy,
+        Nothing,
+        &[
+            ("start", Integer),
+            ("limit", Integer),
+            ("userfilter", Text),
+            ("typefilter", Text),
+            ("vmid", Integer),
+            ("errors", Boolean),
+            ("source", OneOf(SOURCES)),
+            ("since", Integer),
+            ("until", Integer),
+            ("statusfilter", Text),
+        ],
+        tasks::of_node,
+    ),
+    get("/nodes/{node}/tasks/{upid}/status", Root, Nothing, &[], tasks::status),
+    get(
+        "/nodes/{node}/tasks/{upid}/log",
+        Root,
+        Nothing,
+        &[("start", Integer), ("limit", Integer)],
+        tasks::log,
+    ),
+    get("/storage", Proxy, Nothing, &[("type", Text)], storages::configuration),
+    get(
+        "/storage/{storage}",
+        Proxy,
+        All("/storage/{storage}", &["Datastore.Allocate"]),
+        &[],
+        storages::one,
+    ),
 ];
 
 /// Finds the endpoint and the values of its `{…}` parts.

@@ -137,7 +137,6 @@ impl Exchange {
             world: &mut world,
             config: &self.shared.config,
             now: self.shared.clock.now(),
-            unix: self.shared.clock.unix(),
             entry: &self.node,
             token,
             path: path_values,

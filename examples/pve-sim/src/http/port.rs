@@ -100,15 +100,9 @@ pub(crate) fn nth_address(first: IpAddr, n: usize) -> IpAddr {
     IpAddr::V4((net + (host / 254) * 256 + host % 254 + 1).into())
 }
 
-async fn accept(
-    shared: Arc<Shared>,
-    node: String,
-    listener: TcpListener,
-    stop: CancellationToken,
-) {
-    let ready = listener
-        .set_nonblocking(true)
-        .and_then(|()| tokio::net::TcpListener::from_std(listener));
+async fn accept(shared: Arc<Shared>, node: String, listener: TcpListener, stop: CancellationToken) {
+    let ready =
+        listener.set_nonblocking(true).and_then(|()| tokio::net::TcpListener::from_std(listener));
     let listener = match ready {
         Ok(listener) => listener,
         Err(error) => {

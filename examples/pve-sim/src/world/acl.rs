@@ -87,12 +87,7 @@ impl fmt::Debug for Token {
 impl Token {
     /// A token without any privilege.
     pub fn new(id: &str, secret: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            secret: secret.to_owned(),
-            revoked: false,
-            acl: BTreeMap::new(),
-        }
+        Self { id: id.to_owned(), secret: secret.to_owned(), revoked: false, acl: BTreeMap::new() }
     }
 
     /// Grants every privilege everywhere.

@@ -92,11 +92,7 @@ impl Interface {
             let usual = if ip.contains(':') { 64 } else { 24 };
             Address { ip: ip.to_owned(), prefix: prefix.parse().unwrap_or(usual) }
         });
-        Self {
-            name: name.to_owned(),
-            mac: mac.map(str::to_owned),
-            addresses: addresses.collect(),
-        }
+        Self { name: name.to_owned(), mac: mac.map(str::to_owned), addresses: addresses.collect() }
     }
 
     pub(crate) fn loopback() -> Self {
@@ -235,9 +231,7 @@ impl Guest {
                 ),
                 (
                     "net0",
-                    Value::String(format!(
-                        "name=eth0,bridge=vmbr0,hwaddr={mac},ip=dhcp,type=veth"
-                    )),
+                    Value::String(format!("name=eth0,bridge=vmbr0,hwaddr={mac},ip=dhcp,type=veth")),
                 ),
             ],
         };

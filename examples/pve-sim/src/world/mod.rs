@@ -8,7 +8,6 @@ mod task;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use acl::{AUDIT, PRIVILEGES, Token};
 pub use guest::{Address, Agent, Guest, Interface, Kind, Status};
@@ -70,14 +69,8 @@ impl World {
 
     /// Whether a node is in the quorate part.
     pub(crate) fn is_quorate(&self, from: &str) -> bool {
-        let isolated =
-            self.nodes.get(from).is_some_and(|node| node.health == Health::Isolated);
+        let isolated = self.nodes.get(from).is_some_and(|node| node.health == Health::Isolated);
         self.quorate && !isolated
-    }
-
-    /// Whether what the cluster last heard of a node has been dropped.
-    pub(crate) fn is_stale(&self, node: &Node, now: Duration, after: Duration) -> bool {
-        node.away_since.is_some_and(|since| now.saturating_sub(since) >= after)
     }
 
     pub(crate) fn put_guest(&mut self, guest: Guest) {

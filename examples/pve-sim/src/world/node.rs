@@ -70,6 +70,11 @@ impl Node {
         !matches!(self.health, Health::Off | Health::Isolated)
     }
 
+    /// Whether what the cluster last heard of it has been dropped.
+    pub(crate) fn is_stale(&self, now: Duration, after: Duration) -> bool {
+        self.away_since.is_some_and(|since| now.saturating_sub(since) >= after)
+    }
+
     pub(crate) fn uptime(&self, now: Duration) -> Duration {
         self.uptime_before + now.saturating_sub(self.booted_at)
     }
