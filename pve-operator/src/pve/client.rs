@@ -1,0 +1,428 @@
+//! One request to a cluster: which address, which slots, what the answer means.
+
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::AUTHORIZATION;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::{
+    ApiToken, ErrorClass, Limits, NodeName, PveError, Trust,
+    breaker::{BreakerPauses, Severity},
+    error::TimedOut,
+    failover::{Endpoint, Failover, parse_api_url},
+    limits::{Gates, Scope},
+    path::ApiPath,
+    tls::{Verifier, tls_error_in},
+};
+
+/// How one cluster is asked.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ClientConfig {
+    api_url: Url,
+    token: ApiToken,
+    trust: Trust,
+    pub limits: Limits,
+    pub breaker_pauses: BreakerPauses,
+    /// DNS, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// From the first byte sent to the last one received. PVE gives up on another node after
+    /// 30 s, and its 596 says more than our timeout would.
+    pub request_timeout: Duration,
+    /// Of one answer, uncompressed. `/cluster/resources` has about 500 bytes per guest.
+    pub max_body_bytes: usize,
+    /// Told of every request.
+    pub observer: Option<Arc<dyn RequestObserver>>,
+}
+
+impl ClientConfig {
+    /// # Errors
+    ///
+    /// [`PveError::NotHttps`] or [`PveError::Input`] if `api_url` is not `https://HOST[:PORT]`.
+    pub fn new(api_url: &str, token: ApiToken, trust: Trust) -> Result<Self, PveError> {
+        Ok(Self {
+            api_url: parse_api_url(api_url)?,
+            token,
+            trust,
+            limits: Limits::default(),
+            breaker_pauses: BreakerPauses::default(),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(35),
+            max_body_bytes: 64 << 20,
+            observer: None,
+        })
+    }
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("api_url", &self.api_url.as_str())
+            .field("token", &self.token)
+            .field("trust", &self.trust)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Hears of every request once it is over. Must not block.
+pub trait RequestObserver: Send + Sync {
+    fn on_request(&self, seen: &RequestSeen<'_>);
+}
+
+/// One request that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestSeen<'a> {
+    /// `host:port` it was sent to.
+    pub host: &'a str,
+    /// The node it was for, if it was for one.
+    pub node: Option<&'a NodeName>,
+    /// The path with its variables unfilled, such as `/nodes/{node}/qemu/{vmid}/config`.
+    pub endpoint: &'static str,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    pub error: Option<ErrorClass>,
+    pub elapsed: Duration,
+}
+
+/// What all handles to one cluster share.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    token: ApiToken,
+    pub(crate) verifier: Arc<Verifier>,
+    pub(crate) failover: Failover,
+    gates: Gates,
+    request_timeout: Duration,
+    max_body_bytes: usize,
+    observer: Option<Arc<dyn RequestObserver>>,
+}
+
+/// What to ask.
+pub(crate) struct Call<'a> {
+    pub(crate) path: ApiPath,
+    pub(crate) query: &'a [(&'a str, &'a str)],
+    pub(crate) scope: Scope<'a>,
+}
+
+impl Call<'_> {
+    /// How errors name it; without the query.
+    pub(crate) fn name(&self) -> String {
+        format!("GET {}", self.path.as_str())
+    }
+}
+
+/// An answer, and who gave it.
+pub(crate) struct Answer {
+    pub(crate) body: Bytes,
+    pub(crate) endpoint: Arc<Endpoint>,
+}
+
+/// PVE closes a connection that was idle for 5 s; ours must go first.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// Addresses that one request is tried at: each may cost a connect timeout.
+const ADDRESSES: usize = 3;
+
+/// A connection that breaks this soon was most likely one that PVE had closed meanwhile, or a
+/// node going down; a later one is a node in trouble, and its successor would inherit it.
+const SOON: Duration = Duration::from_secs(3);
+
+impl Client {
+    pub(crate) fn new(config: ClientConfig) -> Result<Self, PveError> {
+        let verifier = Verifier::new(config.trust);
+        let broken = |error: &dyn Error| PveError::Input { what: format!("no TLS client: {error}") };
+        let tls = verifier.client_config().map_err(|error| broken(&error))?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .http1_only()
+            .https_only(true)
+            .redirect(reqwest::redirect::Policy::none())
+            // Tokens go to the cluster itself, whatever the environment says of proxies.
+            .no_proxy()
+            .connect_timeout(config.connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(config.limits.per_cluster)
+            .user_agent(concat!("pve-operator/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| broken(&error))?;
+        Ok(Self {
+            http,
+            token: config.token,
+            verifier,
+            failover: Failover::new(&config.api_url, config.breaker_pauses)?,
+            gates: Gates::new(config.limits, config.breaker_pauses),
+            request_timeout: config.request_timeout,
+            max_body_bytes: config.max_body_bytes,
+            observer: config.observer,
+        })
+    }
+
+    /// Asks, at another address if the first ones do not answer.
+    ///
+    /// # Errors
+    ///
+    /// That of the first address that was asked; [`PveError::BreakerOpen`] with the shortest pause
+    /// if none was.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: slots are given back and the connection is closed.
+    pub(crate) async fn get(&self, call: Call<'_>) -> Result<Answer, PveError> {
+        let (mut first_error, mut shortest_pause) = (None, None);
+        let (mut asked, mut second_chance) = (0, true);
+        let mut queue: std::collections::VecDeque<_> = self.failover.order().into();
+        while let Some(endpoint) = queue.pop_front() {
+            if asked == ADDRESSES {
+                break;
+            }
+            let slots = self.gates.enter(call.scope, &endpoint.gate()).await;
+            let target = match call.scope.node() {
+                Some(node) => Some(self.gates.node(node.as_str()).breaker.pass()?),
+                None => None,
+            };
+            let entry = match endpoint.breaker.pass() {
+                Ok(pass) => pass,
+                Err(open) => {
+                    shortest_pause = Some(shorter(shortest_pause, open));
+                    continue;
+                }
+            };
+            asked += 1;
+            let started = Instant::now();
+            let result = self.attempt(&endpoint, &call).await;
+            drop(slots);
+            let elapsed = started.elapsed();
+            self.observe(&endpoint, &call, result.as_ref(), elapsed);
+            let error = match result {
+                Ok(body) => {
+                    entry.succeeded();
+                    if let Some(target) = target {
+                        target.succeeded();
+                    }
+                    self.failover.prefer(&endpoint);
+                    return Ok(Answer { body, endpoint });
+                }
+                Err(error) => error,
+            };
+            let verdict = judge(&error, call.scope, elapsed);
+            match (verdict.blame, target) {
+                (Blame::Entry(severity), target) => {
+                    entry.failed(severity, &error);
+                    drop(target);
+                    self.failover.leave(&endpoint);
+                }
+                (Blame::Target(severity), Some(target)) => {
+                    entry.succeeded();
+                    target.failed(severity, &error);
+                }
+                (Blame::Nobody, target) => {
+                    entry.succeeded();
+                    if let Some(target) = target {
+                        target.succeeded();
+                    }
+                }
+                (Blame::Trust, _) => self.failover.leave(&endpoint),
+                (Blame::Target(_), None) => {}
+            }
+            let again = verdict.try_another;
+            if again && second_chance && matches!(error, PveError::NoAnswer { .. }) {
+                second_chance = false;
+                queue.push_back(endpoint);
+            }
+            first_error.get_or_insert(error);
+            if !again {
+                break;
+            }
+        }
+        Err(first_error.or(shortest_pause).unwrap_or_else(|| PveError::Input {
+            what: "this cluster has no address".to_owned(),
+        }))
+    }
+
+    async fn attempt(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Bytes, PveError> {
+        let started = Instant::now();
+        let exchange = async {
+            let request = self
+                .http
+                .get(endpoint.url(call.path.as_str()))
+                .query(call.query)
+                .header(AUTHORIZATION, self.token.header());
+            let response =
+                request.send().await.map_err(|error| failed(endpoint, call, started, error))?;
+            self.read(endpoint, call, started, response).await
+        };
+        match timeout(self.request_timeout, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(PveError::NoAnswer {
+                request: call.name(),
+                host: endpoint.authority().to_owned(),
+                waited: started.elapsed(),
+                source: Arc::new(TimedOut),
+            }),
+        }
+    }
+
+    async fn read(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        started: Instant,
+        mut response: reqwest::Response,
+    ) -> Result<Bytes, PveError> {
+        let status = response.status().as_u16();
+        if (300..400).contains(&status) {
+            let found = format!("it answered with a redirect (status {status})");
+            return Err(PveError::NotHttps { url: endpoint.url(""), found });
+        }
+        let reason = response.extensions().get::<hyper::ext::ReasonPhrase>();
+        let reason = match reason {
+            Some(reason) => String::from_utf8_lossy(reason.as_bytes()).into_owned(),
+            None => response.status().canonical_reason().unwrap_or_default().to_owned(),
+        };
+        let limit = if status < 400 { self.max_body_bytes } else { ERROR_BODY };
+        let mut first = Bytes::new();
+        let mut whole = BytesMut::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    if first.len() + whole.len() + chunk.len() > limit {
+                        if status >= 400 {
+                            break;
+                        }
+                        return Err(PveError::TooLarge { request: call.name(), limit_bytes: limit });
+                    }
+                    if first.is_empty() && whole.is_empty() {
+                        first = chunk;
+                    } else {
+                        if whole.is_empty() {
+                            whole.reserve(4 * first.len());
+                            whole.extend_from_slice(&std::mem::take(&mut first));
+                        }
+                        whole.extend_from_slice(&chunk);
+                    }
+                }
+                Ok(None) => break,
+                // The status line of an error says most of it.
+                Err(_) if status >= 400 => break,
+                Err(error) => return Err(failed(endpoint, call, started, error)),
+            }
+        }
+        let body = if whole.is_empty() { first } else { whole.freeze() };
+        if status < 300 {
+            return Ok(body);
+        }
+        let (host, token) = (endpoint.authority(), self.token.id());
+        Err(PveError::answered(call.name(), host, token, status, &reason, &body))
+    }
+
+    fn observe(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        result: Result<&Bytes, &PveError>,
+        elapsed: Duration,
+    ) {
+        let Some(observer) = &self.observer else { return };
+        observer.on_request(&RequestSeen {
+            host: endpoint.authority(),
+            node: call.scope.node(),
+            endpoint: call.path.pattern(),
+            status: result.map_or_else(PveError::status, |_| Some(200)),
+            error: result.err().map(PveError::class),
+            elapsed,
+        });
+    }
+}
+
+/// Bytes that are read of an answer that is an error.
+const ERROR_BODY: usize = 64 << 10;
+
+fn shorter(one: Option<PveError>, other: PveError) -> PveError {
+    let pause = |error: &PveError| match error {
+        PveError::BreakerOpen { retry_after, .. } => *retry_after,
+        _ => Duration::MAX,
+    };
+    match one {
+        Some(one) if pause(&one) <= pause(&other) => one,
+        _ => other,
+    }
+}
+
+/// What reqwest's error means here.
+fn failed(
+    endpoint: &Endpoint,
+    call: &Call<'_>,
+    started: Instant,
+    error: reqwest::Error,
+) -> PveError {
+    let host = endpoint.authority().to_owned();
+    let found = tls_error_in(&error)
+        .map(|(tls, distrust)| (distrust.map(|it| it.presented), tls.clone(), distrust.cloned()));
+    match found {
+        // After the handshake an alert is just a connection that broke.
+        Some((presented, tls, distrust)) if error.is_connect() => {
+            let source: super::Cause = match distrust {
+                Some(distrust) => Arc::new(distrust),
+                None => Arc::new(tls),
+            };
+            PveError::Tls { host, presented, source }
+        }
+        _ if error.is_connect() => {
+            PveError::Connect { host, source: Arc::new(error.without_url()) }
+        }
+        _ if error.is_decode() => PveError::Decode {
+            request: call.name(),
+            source: Arc::new(error.without_url()),
+        },
+        _ => PveError::NoAnswer {
+            request: call.name(),
+            host,
+            waited: started.elapsed(),
+            source: Arc::new(error.without_url()),
+        },
+    }
+}
+
+/// Whose fault an error is, and whether another address may do better.
+#[derive(Debug, Eq, PartialEq)]
+struct Verdict {
+    blame: Blame,
+    try_another: bool,
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Blame {
+    /// It answered; what it said is for the caller.
+    Nobody,
+    /// The address we asked at.
+    Entry(Severity),
+    /// The node the request was for.
+    Target(Severity),
+    /// The address is not believed. Not the breaker's business: the next request sends no token
+    /// either, and once the certificate is right nobody should have to wait.
+    Trust,
+}
+
+fn judge(error: &PveError, scope: Scope<'_>, elapsed: Duration) -> Verdict {
+    let verdict = |blame, try_another| Verdict { blame, try_another };
+    match error {
+        PveError::Connect { .. } => verdict(Blame::Entry(Severity::Gone), true),
+        PveError::Tls { .. } | PveError::NotHttps { .. } => verdict(Blame::Trust, true),
+        PveError::NoAnswer { .. } => verdict(Blame::Entry(Severity::Shaky), elapsed < SOON),
+        PveError::Refused { status: status @ 595..=599, .. } => {
+            let severity = if *status == 595 { Severity::Gone } else { Severity::Shaky };
+            match scope.node() {
+                Some(_) => verdict(Blame::Target(severity), false),
+                // pveproxy is there and its pvedaemon is not.
+                None => verdict(Blame::Entry(severity), elapsed < SOON),
+            }
+        }
+        // A reverse proxy speaks, not PVE.
+        PveError::Refused { status: 502..=504, .. } => {
+            verdict(Blame::Entry(Severity::Shaky), true)
+        }
+        _ => verdict(Blame::Nobody, false),
+    }
+}

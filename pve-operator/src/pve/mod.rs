@@ -1,0 +1,52 @@
+//! PVE's HTTP API, with its oddities, turned into our types.
+//!
+//! ```text
+//! Reader --Call--> limits --> breaker --> failover --> TLS --> PVE
+//!    ^                                                          |
+//!    +--- rows, answers <--- scalar, reply, resources <--body---+--- PveError <--- status
+//! ```
+//!
+//! - [`Reader`] asks and cannot change anything. One per cluster; clones share everything.
+//! - [`Resources`] is the whole inventory in one answer, as rows that borrow from its body.
+//! - [`PveError`] says what failed, whether a change may have happened ([`PveError::effect`]),
+//!   and what to do ([`PveError::retry`]). It never holds a token.
+//! - [`Trust`] is whom we believe; [`Learned`] is what trusted connections added to it.
+//!
+//! Reading is tolerant (a number may be a string, one bad element costs only itself); writing is
+//! strict ([`NodeName`], [`Vmid`], [`StorageName`], [`Upid`] are checked before a request exists).
+
+mod answers;
+mod breaker;
+mod client;
+mod elements;
+mod error;
+mod failover;
+mod limits;
+mod path;
+mod permissions;
+mod reader;
+mod reply;
+mod resources;
+mod scalar;
+mod task_log;
+mod tls;
+mod token;
+mod upid;
+
+pub use answers::{
+    Certificate, ClusterStatus, GuestConfig, GuestInterface, InterfaceAddress, Interfaces,
+    MemberNode, Membership, NodeListing, NodeStorage, Version,
+};
+pub use breaker::BreakerPauses;
+pub use client::{ClientConfig, RequestObserver, RequestSeen};
+pub use error::{Cause, Effect, ErrorClass, PveError, Retry};
+pub use limits::Limits;
+pub use path::{NodeName, StorageName, Vmid};
+pub use permissions::{MIRROR, Need, Permissions, guest_ips_need};
+pub use reader::Reader;
+pub use reply::Listed;
+pub use resources::{GuestKind, GuestRow, NodeRow, Resources, StorageRow};
+pub use task_log::{LogLine, LogPage, Outcome, TaskLog, TaskState};
+pub use tls::{Fingerprint, FirstUse, Learned, Trust};
+pub use token::ApiToken;
+pub use upid::Upid;
