@@ -59,10 +59,10 @@ impl Backoff {
     }
 
     fn ceiling(&self, failures: u32) -> Duration {
-        2_u32.checked_pow(failures).and_then(|n| self.base.checked_mul(n)).map_or(
-            self.max,
-            |pause| pause.min(self.max),
-        )
+        2_u32
+            .checked_pow(failures)
+            .and_then(|n| self.base.checked_mul(n))
+            .map_or(self.max, |pause| pause.min(self.max))
     }
 }
 

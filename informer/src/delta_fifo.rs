@@ -186,9 +186,7 @@ impl<T: Object> Pending<T> {
     fn first(change: Change<T>, keep_old: bool) -> Self {
         match change {
             Change::Added(new) => Self::Added(new),
-            Change::Modified { old, new } => {
-                Self::Modified { seen: keep_old.then_some(old), new }
-            }
+            Change::Modified { old, new } => Self::Modified { seen: keep_old.then_some(old), new },
             Change::Replaced { old, new } => {
                 Self::Replaced { last: old, certainty: Certainty::Inferred, new }
             }
@@ -200,8 +198,8 @@ impl<T: Object> Pending<T> {
 
     /// What waits after `change`; `None` if that is nothing.
     fn then(self, change: Change<T>, keep_old: bool) -> Option<Self> {
-        use Change as C;
         use Certainty::Inferred;
+        use Change as C;
         Some(match (self, change) {
             (Self::Resync(_), change) => Self::first(change, keep_old),
 
@@ -216,9 +214,10 @@ impl<T: Object> Pending<T> {
             (Self::Modified { .. }, C::Replaced { old, new }) => {
                 Self::Replaced { last: old, certainty: Inferred, new }
             }
-            (Self::Modified { seen, .. }, C::Deleted { last, certainty }) => {
-                Self::Deleted { seen, last, certainty }
-            }
+            (
+                Self::Modified { seen, .. } | Self::Deleted { seen, .. },
+                C::Deleted { last, certainty },
+            ) => Self::Deleted { seen, last, certainty },
 
             (
                 Self::Deleted { seen, last, certainty },
@@ -229,9 +228,6 @@ impl<T: Object> Pending<T> {
                 } else {
                     Self::Replaced { last, certainty, new }
                 }
-            }
-            (Self::Deleted { seen, .. }, C::Deleted { last, certainty }) => {
-                Self::Deleted { seen, last, certainty }
             }
 
             // The handler knows `last` only; what came and went since then it need not know.
@@ -420,7 +416,7 @@ impl<T: Object> DeltaFifo<T> {
                 return Some(Event::Deleted { last, certainty });
             }
         };
-        let hash = node.key.as_ref().map_or(0, |key| table_hash(key));
+        let hash = node.key.as_ref().map_or(0, table_hash);
         self.remove(hash, at);
         Some(event)
     }
@@ -484,9 +480,8 @@ impl<T: Object> DeltaFifo<T> {
         self.tail = at;
         self.initial += usize::from(initial);
         let nodes = &self.nodes;
-        self.table.insert_unique(hash, at, |at| {
-            nodes[*at as usize].key.as_ref().map_or(0, |key| table_hash(key))
-        });
+        self.table
+            .insert_unique(hash, at, |at| nodes[*at as usize].key.as_ref().map_or(0, table_hash));
     }
 
     fn remove(&mut self, hash: u64, at: u32) {

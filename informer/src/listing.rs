@@ -81,15 +81,12 @@ impl<'a, T: Object> Listing<'a, T> {
     /// Pushes one object that was made already.
     pub fn put(&mut self, object: T) -> Offered {
         self.counts.items += 1;
-        match self.writer.put(object, Some(self.list)) {
-            Some(change) => {
-                self.publish(change);
-                Offered::Changed
-            }
-            None => {
-                self.counts.unchanged += 1;
-                Offered::Unchanged
-            }
+        if let Some(change) = self.writer.put(object, Some(self.list)) {
+            self.publish(change);
+            Offered::Changed
+        } else {
+            self.counts.unchanged += 1;
+            Offered::Unchanged
         }
     }
 

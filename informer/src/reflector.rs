@@ -195,8 +195,7 @@ impl<L: ListWatcher> Reflector<L> {
             return;
         }
         let asked = self.source.confirm_absent(&missing);
-        let verdict =
-            guarded(self.options.list_timeout, asked).await.unwrap_or(Verdict::KeepAll);
+        let verdict = guarded(self.options.list_timeout, asked).await.unwrap_or(Verdict::KeepAll);
         let (gone, kept) = verdict.split(missing);
         sweep.counts.kept = kept as u64;
         sweep.counts.deleted = gone.len() as u64;
@@ -234,9 +233,7 @@ impl<L: ListWatcher> Reflector<L> {
         self.state = match (cursor, self.options.pace) {
             (Some(cursor), _) if trusted => State::Watch(cursor),
             (_, Pace::SelfPaced) => State::List,
-            (_, Pace::Every(period)) => {
-                State::wait(started + jittered(period, 0.1), State::List)
-            }
+            (_, Pace::Every(period)) => State::wait(started + jittered(period, 0.1), State::List),
         };
     }
 
@@ -334,7 +331,9 @@ impl<L: ListWatcher> Reflector<L> {
             None => Decision::Retry,
         };
         let pause = match decision {
-            Decision::Retry => pause_after(&error, &self.options.backoff, self.failures, self.barren),
+            Decision::Retry => {
+                pause_after(&error, &self.options.backoff, self.failures, self.barren)
+            }
             Decision::RetryAfter(pause) => pause,
             Decision::Stop => Duration::ZERO,
         };

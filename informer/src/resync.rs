@@ -49,10 +49,10 @@ impl<T: Object> Resync<T> {
         let due = if over { usize::MAX } else { share(self.total, elapsed, self.period) };
         while self.done < due && self.shard < store.shards() {
             let next = store.page(self.shard, self.slot, due - self.done, &mut self.page);
-            match next {
-                Some(slot) => self.slot = slot,
-                None => (self.shard, self.slot) = (self.shard + 1, 0),
-            }
+            (self.shard, self.slot) = match next {
+                Some(slot) => (self.shard, slot),
+                None => (self.shard + 1, 0),
+            };
             self.done += self.page.len();
             self.page.drain(..).for_each(&mut remind);
         }

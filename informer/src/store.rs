@@ -101,7 +101,6 @@ pub(crate) struct Stamped<T: Object> {
 
 impl<T: Object> Store<T> {
     /// An empty store and its writer.
-    #[expect(clippy::new_ret_no_self, reason = "the two halves belong together")]
     pub fn new() -> (Self, StoreWriter<T>) {
         Self::with_shards(SHARDS)
     }
@@ -185,10 +184,7 @@ impl<T: Object> Store<T> {
     /// `values` pushes the values of one object, none, one or several. It is called again with
     /// the old object when an object changes, so it must depend on the object alone. It runs
     /// under a lock and must not use the store. If it panics, the object has no values.
-    pub fn index<V>(
-        &self,
-        values: impl Fn(&T, &mut Vec<V>) + Send + Sync + 'static,
-    ) -> Index<T, V>
+    pub fn index<V>(&self, values: impl Fn(&T, &mut Vec<V>) + Send + Sync + 'static) -> Index<T, V>
     where
         V: Hash + Eq + Clone + Send + Sync + 'static,
     {
@@ -417,13 +413,11 @@ impl<T: Object> StoreWriter<T> {
         drop(freshness);
         self.inner.changed.notify_waiters();
     }
-
 }
 
 impl<T: Object> Inner<T> {
     fn shard_number(&self, hash: u64) -> usize {
         // The table uses the low bits for the bucket and the top seven for the tag.
-        #[expect(clippy::cast_possible_truncation, reason = "only 12 bits of it are used")]
         let bits = (hash >> 40) as usize;
         bits & (self.shards.len() - 1)
     }

@@ -99,10 +99,7 @@ impl<T: Object> SubscribeOptions<T> {
     /// Of modifications only those for which `differs(old, new)`. Adds and deletes always come.
     ///
     /// Runs under a lock. A panic counts as `true`.
-    pub fn changed_by(
-        mut self,
-        differs: impl Fn(&T, &T) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub fn changed_by(mut self, differs: impl Fn(&T, &T) -> bool + Send + Sync + 'static) -> Self {
         self.changed_by = Some(Arc::new(differs));
         self
     }
@@ -469,8 +466,8 @@ impl<T: Object> Subscription<T> {
         &self.queue.options.name
     }
 
-    pub(crate) fn hub(&self) -> &Arc<Hub<T>> {
-        &self.hub
+    pub(crate) fn count_failure(&self, panicked: bool) {
+        self.hub.metrics.handler_failed(&self.hub.name, self.name(), panicked);
     }
 
     fn resync_at(&self, state: &QueueState<T>) -> Option<Instant> {
