@@ -1,0 +1,16 @@
+DROP TABLE IF EXISTS tombstone;
+DROP TABLE IF EXISTS table_revision;
+DROP TABLE IF EXISTS audit_event;
+DROP TABLE IF EXISTS api_token;
+DROP TABLE IF EXISTS cluster_lease;
+DROP TABLE IF EXISTS vmid_reservation;
+DROP TABLE IF EXISTS template_sync_task;
+DROP TABLE IF EXISTS template_instance;
+DROP TABLE IF EXISTS template_upload;
+DROP TABLE IF EXISTS vm_template;
+DROP TABLE IF EXISTS vm_ipaddress;
+DROP TABLE IF EXISTS pve_storage;
+DROP TABLE IF EXISTS pve_vm;
+DROP TABLE IF EXISTS pve_node;
+DROP TABLE IF EXISTS pve_cluster_status;
+DROP TABLE IF EXISTS pve_cluster;

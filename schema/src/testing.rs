@@ -1,0 +1,135 @@
+//! Fresh, migrated databases for tests, of this crate and of those above it.
+//!
+//! SQLite always; MariaDB and PostgreSQL on the servers that `TEST_MYSQL_URL` and
+//! `TEST_POSTGRES_URL` name, whose user must be allowed to create databases. A test fails when
+//! one of them is unset, so that no database goes untested unnoticed; `TEST_DATABASES=sqlite`
+//! says that this is meant.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::{Db, DbError};
+
+/// A database of its own, gone when dropped.
+#[derive(Debug)]
+pub struct TestDatabase {
+    pub db: Db,
+    /// For a program that opens it by itself.
+    pub url: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Sqlite { folder: tempfile::TempDir },
+    Server { admin: String, name: String },
+}
+
+impl TestDatabase {
+    /// One migrated database of each kind.
+    ///
+    /// # Panics
+    ///
+    /// If a server is not named or does not answer.
+    pub async fn all(name: &str) -> Vec<Self> {
+        let all = Self::all_empty(name).await;
+        for database in &all {
+            database.db.migrate().await.expect("a fresh database can be migrated");
+        }
+        all
+    }
+
+    /// One database of each kind without tables.
+    pub async fn all_empty(name: &str) -> Vec<Self> {
+        let mut all = vec![Self::sqlite_empty(name)];
+        if std::env::var("TEST_DATABASES").is_ok_and(|only| only == "sqlite") {
+            return all;
+        }
+        for variable in ["TEST_MYSQL_URL", "TEST_POSTGRES_URL"] {
+            let admin = std::env::var(variable).unwrap_or_else(|_| {
+                panic!(
+                    "{variable} is not set, so a database would go untested. Run scripts/test, or \
+                     `scripts/databases cargo nextest run …`; TEST_DATABASES=sqlite tests SQLite only"
+                )
+            });
+            all.push(Self::on_server(&admin, name).await);
+        }
+        all
+    }
+
+    /// A migrated SQLite database.
+    pub async fn sqlite(name: &str) -> Self {
+        let database = Self::sqlite_empty(name);
+        database.db.migrate().await.expect("a fresh database can be migrated");
+        database
+    }
+
+    /// The database's kind, for messages: `sqlite`, `mysql`, `postgres`.
+    pub fn kind(&self) -> &'static str {
+        match self.db.url().backend() {
+            crate::Backend::Sqlite => "sqlite",
+            crate::Backend::Mysql => "mysql",
+            crate::Backend::Postgres => "postgres",
+        }
+    }
+
+    fn sqlite_empty(name: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let url = format!("sqlite://{}", folder.path().join(format!("{name}.db")).display());
+        let db = Db::open(&url).expect("the URL is right");
+        Self { db, url, kind: Kind::Sqlite { folder } }
+    }
+
+    async fn on_server(admin: &str, test: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Servers cut names at 63 or 64 characters.
+        let test: String = test.chars().take(30).collect();
+        let name = format!("t{}_{count}_{test}", std::process::id());
+        let db = admin_db(admin);
+        let mut conn = db.conn().await.expect("the test server answers");
+        // A process id comes again on a server that lives long.
+        for sql in [format!("DROP DATABASE IF EXISTS {name}"), format!("CREATE DATABASE {name}")] {
+            conn.execute_sql(&sql).await.expect("the test user may create databases");
+        }
+        let mut url = ::url::Url::parse(admin).expect("open has parsed it");
+        url.set_path(&name);
+        let db = Db::open(url.as_str()).expect("the URL is right");
+        let kind = Kind::Server { admin: admin.to_owned(), name };
+        Self { db, url: url.to_string(), kind }
+    }
+}
+
+/// MariaDB needs no database to connect to, but our URLs do.
+fn admin_db(admin: &str) -> Db {
+    let mut url = ::url::Url::parse(admin).expect("the test URL is a URL");
+    if url.path().trim_matches('/').is_empty() {
+        url.set_path("mysql");
+    }
+    Db::open(url.as_str()).expect("the test URL can be used")
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let (admin, name) = match &self.kind {
+            Kind::Server { admin, name } => (admin.clone(), name.clone()),
+            Kind::Sqlite { folder } => {
+                tracing::trace!(folder = %folder.path().display(), "Test database is gone");
+                return;
+            }
+        };
+        self.db.close();
+        // The runtime of the test cannot be waited for from here, so another one does it.
+        let dropped = std::thread::spawn(move || -> Result<(), DbError> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime can be made").block_on(async {
+                let db = admin_db(&admin);
+                let force = if admin.starts_with("postgres") { " WITH (FORCE)" } else { "" };
+                db.conn().await?.execute_sql(&format!("DROP DATABASE {name}{force}")).await
+            })
+        })
+        .join();
+        if !matches!(dropped, Ok(Ok(()))) {
+            tracing::debug!("A test database was left behind");
+        }
+    }
+}
