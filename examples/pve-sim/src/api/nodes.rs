@@ -40,7 +40,7 @@ pub(super) fn status(call: &mut Call<'_>) -> Result<Body, Refusal> {
     let kernel = "6.17.4-1-pve";
     let built = "#1 SMP PREEMPT_DYNAMIC PMX 6.17.4-1";
     Ok(Body::of(&json!({
-        "boot-info": {"mode": "efi", "secureboot": 0},
+        "boot-info": {"mode": "legacy-bios"},
         "cpu": usage.cpu,
         "cpuinfo": {
             "cores": node.cpus, "cpus": node.cpus, "family": "6", "flags": "fpu vme de pse tsc",

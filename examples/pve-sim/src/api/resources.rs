@@ -37,13 +37,8 @@ pub(super) fn resources(call: &mut Call<'_>) -> Result<Body, Refusal> {
     let world = &*call.world;
     let mut rows = Rows::with_capacity(world.guests.len() + 8 * world.nodes.len() + 8);
     if only.is_none() {
-        for pool in &world.pools {
-            if call.may(&format!("/pool/{pool}"), "Pool.Audit") {
-                rows.row()
-                    .str("id", &format!("/pool/{pool}"))
-                    .str("type", "pool")
-                    .str("pool", pool);
-            }
+        for pool in seen_pools(call) {
+            rows.row().str("id", &format!("/pool/{pool}")).str("type", "pool").str("pool", pool);
         }
     }
     if wants("vm") {
@@ -72,11 +67,17 @@ pub(super) fn resources(call: &mut Call<'_>) -> Result<Body, Refusal> {
     Ok(call.shuffled(rows))
 }
 
+fn seen_pools<'a>(call: &'a Call<'_>) -> impl Iterator<Item = &'a str> {
+    let pools = call.world.pools.iter().map(String::as_str);
+    pools.filter(|pool| call.may(&format!("/pool/{pool}"), "Pool.Audit"))
+}
+
 fn guest_rows(call: &Call<'_>, tick: u64, rows: &mut Rows) {
     let world = &*call.world;
     // One look-up per node, not per guest.
     let homes: BTreeMap<&str, Home> =
         world.nodes.values().map(|node| (node.name.as_str(), Home::of(call, node))).collect();
+    let seen_pools: Vec<&str> = seen_pools(call).collect();
     for guest in world.guests.values() {
         if !call.may(&format!("/vms/{}", guest.vmid), "VM.Audit") {
             continue;
@@ -90,7 +91,9 @@ fn guest_rows(call: &Call<'_>, tick: u64, rows: &mut Rows) {
         if !guest.tags.is_empty() {
             row.str("tags", &guest.tags.join(";"));
         }
-        row.opt("pool", guest.pool.as_deref())
+        // The pool is told to those who may see the pool (seen on PVE 9.2.11).
+        let pool = guest.pool.as_deref();
+        row.opt("pool", pool.filter(|pool| seen_pools.contains(pool)))
             .opt("lock", guest.lock.as_deref())
             .opt("hastate", guest.hastate.as_deref());
         let (now, tick) = match home {

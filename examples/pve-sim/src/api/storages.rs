@@ -83,7 +83,7 @@ fn is_seen(call: &Call<'_>, storage: &Storage) -> bool {
 fn section(storage: &Storage, content: &str, row: &mut Object<'_>) {
     row.str("storage", &storage.name).str("type", &storage.plugin).str("content", content);
     for (key, value) in &storage.options {
-        row.str(key, value);
+        row.json(key, value);
     }
     if storage.shared {
         row.num("shared", 1);

@@ -105,9 +105,16 @@ pub(super) fn of_cluster(call: &mut Call<'_>) -> Result<Body, Refusal> {
             .str("user", user)
             .opt("tokenid", token);
         if let (Some(end), Some(exit)) = (task.end, &task.exit) {
-            row.num("endtime", end).str("status", exit).str("saved", "1");
+            row.num("endtime", end).str("status", exit);
+            // Read back from a file it is text (seen on PVE 9.2.11).
+            if task.fresh {
+                row.num("saved", 1)
+            } else {
+                row.str("saved", "1")
+            };
         } else {
             row.num("pid", u64::from(task.pid));
+            row.opt("saved", (!task.fresh).then_some("0"));
         }
     }
     Ok(call.shuffled(rows))

@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 
 use crate::api;
 use crate::api::answer::{Answer, Connection, Refusal};
@@ -103,7 +103,7 @@ impl Exchange {
         }
         in_flight.status = Some(answer.status);
         let half = fault == Some(FaultKind::DropHalfBody);
-        Ok(self.response(answer, request.headers(), half))
+        Ok(self.response(answer, &request, half))
     }
 
     /// Everything between the request's head and the answer; waits for nothing.
@@ -145,13 +145,16 @@ impl Exchange {
         api::handle(&mut call, route)
     }
 
-    fn response(&self, answer: Answer, asked: &HeaderMap, half: bool) -> Response<Payload> {
+    fn response(
+        &self,
+        answer: Answer,
+        request: &Request<Incoming>,
+        half: bool,
+    ) -> Response<Payload> {
         let served = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
-        let connection = if served >= self.shared.config.requests_per_connection {
-            Connection::Close
-        } else {
-            answer.connection
-        };
+        let last = served >= self.shared.config.requests_per_connection;
+        let connection =
+            if last || asks_to_close(request) { Connection::Close } else { answer.connection };
         let mut response = Response::new(Payload::Whole(None));
         *response.status_mut() =
             hyper::StatusCode::from_u16(answer.status).expect("a status has three digits");
@@ -168,7 +171,10 @@ impl Exchange {
         let Some(mut text) = answer.body else { return response };
         let json = HeaderValue::from_static("application/json;charset=UTF-8");
         headers.insert(header::CONTENT_TYPE, json);
-        if self.shared.config.gzip && text.len() > WORTH_COMPRESSING && wants_gzip(asked) {
+        if self.shared.config.gzip
+            && text.len() > WORTH_COMPRESSING
+            && wants_gzip(request.headers())
+        {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             text = compressed(&text);
         }
@@ -181,6 +187,12 @@ impl Exchange {
         };
         response
     }
+}
+
+fn asks_to_close(request: &Request<Incoming>) -> bool {
+    let said = request.headers().get(header::CONNECTION).and_then(|value| value.to_str().ok());
+    request.version() == Version::HTTP_10
+        || said.is_some_and(|said| said.to_ascii_lowercase().contains("close"))
 }
 
 fn wants_gzip(asked: &HeaderMap) -> bool {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use serde_json::Value;
+
 use crate::certs::NodeCertificate;
 
 /// What has happened to a node.
@@ -100,7 +102,7 @@ pub struct Storage {
     /// Bytes in use, about.
     pub used: u64,
     /// Further keys of its section (`path`, `vgname`, `server`, …).
-    pub options: Vec<(String, String)>,
+    pub options: Vec<(String, Value)>,
 }
 
 impl Storage {
@@ -128,8 +130,8 @@ impl Storage {
 
     /// Adds a key to its section.
     #[must_use]
-    pub fn option(mut self, key: &str, value: &str) -> Self {
-        self.options.push((key.to_owned(), value.to_owned()));
+    pub fn option(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.options.push((key.to_owned(), value.into()));
         self
     }
 

@@ -25,6 +25,9 @@ pub struct Task {
     pub exit: Option<String>,
     /// Its log, line by line.
     pub log: Vec<String>,
+    /// The node has not yet written its list of tasks again since this one began or ended;
+    /// shows in the type of `saved`.
+    pub fresh: bool,
 }
 
 impl Task {
@@ -41,6 +44,7 @@ impl Task {
             end: None,
             exit: None,
             log: Vec::new(),
+            fresh: false,
         }
     }
 
