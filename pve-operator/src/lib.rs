@@ -1,1 +1,19 @@
-//! Skeleton.
+//! Mirrors Proxmox VE clusters into SQL and keeps the rows right.
+//!
+//! ```text
+//! pve_cluster --supervisor--> one pipeline per enabled cluster:
+//!     PVE --poller--> sources --informers--> writer --> pve_node, pve_vm, pve_storage
+//!                                   +------> details --> vm_ipaddress, disks
+//! ```
+
+pub mod admin;
+pub mod args;
+pub mod inventory;
+pub mod logging;
+pub mod metrics;
+pub mod pipeline;
+pub mod pve;
+pub mod runtime;
+pub mod shim;
+pub mod supervisor;
+pub mod supervisor_plan;

@@ -23,7 +23,10 @@ impl Version {
     /// Major and minor; `None` if this is not a version.
     pub fn numbers(&self) -> Option<(u32, u32)> {
         let mut parts = self.version.split(['.', '-', '~']);
-        Some((parts.next()?.parse().ok()?, parts.next().and_then(|it| it.parse().ok()).unwrap_or(0)))
+        Some((
+            parts.next()?.parse().ok()?,
+            parts.next().and_then(|it| it.parse().ok()).unwrap_or(0),
+        ))
     }
 
     /// Whether this is `major.minor` or newer. A version that cannot be read is not.
@@ -221,7 +224,8 @@ impl GuestConfig {
     /// Whether a QEMU guest agent is expected: `agent: 1` or `agent: enabled=1,…`.
     pub fn agent_enabled(&self) -> bool {
         self.get("agent").is_some_and(|agent| {
-            let first = agent.split(',').find(|part| !part.contains('=') || part.starts_with("enabled="));
+            let first =
+                agent.split(',').find(|part| !part.contains('=') || part.starts_with("enabled="));
             first.is_some_and(|part| {
                 matches!(part.trim_start_matches("enabled="), "1" | "yes" | "on" | "true")
             })
@@ -234,8 +238,9 @@ impl GuestConfig {
             let numbered = ["scsi", "virtio", "sata", "ide", "mp", "efidisk", "tpmstate"];
             let is_disk = *key == "rootfs"
                 || numbered.iter().any(|bus| {
-                    key.strip_prefix(bus)
-                        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+                    key.strip_prefix(bus).is_some_and(|rest| {
+                        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit())
+                    })
                 });
             is_disk && !value.split(',').any(|part| part == "media=cdrom")
         })
@@ -302,7 +307,8 @@ impl Interfaces {
             Value::Array(rows) => Ok(Self::known(reply::each(rows).rows)),
             Value::Object(result) => {
                 let error = &result.get("error").unwrap_or(&Value::Null);
-                let words = error.get("desc").or_else(|| error.get("class")).and_then(Value::as_str);
+                let words =
+                    error.get("desc").or_else(|| error.get("class")).and_then(Value::as_str);
                 Ok(Self::Silent(words.unwrap_or("the agent answered with an error").to_owned()))
             }
             _ => Err(reply::decode_error(request, "result is no list".into())),
@@ -338,7 +344,8 @@ impl InterfaceRow {
             let text = text.split('%').next().unwrap_or(text);
             if let Ok(ip) = text.trim().parse::<IpAddr>() {
                 let longest = if ip.is_ipv4() { 32 } else { 128 };
-                let prefix = prefix.filter(|it| *it <= longest).and_then(|it| u8::try_from(it).ok());
+                let prefix =
+                    prefix.filter(|it| *it <= longest).and_then(|it| u8::try_from(it).ok());
                 let address = InterfaceAddress { ip, prefix };
                 if !addresses.contains(&address) {
                     addresses.push(address);

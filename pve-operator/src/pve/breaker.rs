@@ -210,7 +210,9 @@ mod tests {
         shaky();
 
         assert!(breaker.is_open());
-        assert!(matches!(breaker.pass(), Err(PveError::BreakerOpen { source, .. }) if source.to_string() == "no route"));
+        assert!(
+            matches!(breaker.pass(), Err(PveError::BreakerOpen { source, .. }) if source.to_string() == "no route")
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -132,7 +132,8 @@ const SOON: Duration = Duration::from_secs(3);
 impl Client {
     pub(crate) fn new(config: ClientConfig) -> Result<Self, PveError> {
         let verifier = Verifier::new(config.trust);
-        let broken = |error: &dyn Error| PveError::Input { what: format!("no TLS client: {error}") };
+        let broken =
+            |error: &dyn Error| PveError::Input { what: format!("no TLS client: {error}") };
         let tls = verifier.client_config().map_err(|error| broken(&error))?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
@@ -236,9 +237,9 @@ impl Client {
                 break;
             }
         }
-        Err(first_error.or(shortest_pause).unwrap_or_else(|| PveError::Input {
-            what: "this cluster has no address".to_owned(),
-        }))
+        Err(first_error
+            .or(shortest_pause)
+            .unwrap_or_else(|| PveError::Input { what: "this cluster has no address".to_owned() }))
     }
 
     async fn attempt(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Bytes, PveError> {
@@ -291,7 +292,10 @@ impl Client {
                         if status >= 400 {
                             break;
                         }
-                        return Err(PveError::TooLarge { request: call.name(), limit_bytes: limit });
+                        return Err(PveError::TooLarge {
+                            request: call.name(),
+                            limit_bytes: limit,
+                        });
                     }
                     if first.is_empty() && whole.is_empty() {
                         first = chunk;
@@ -372,10 +376,9 @@ fn failed(
         _ if error.is_connect() => {
             PveError::Connect { host, source: Arc::new(error.without_url()) }
         }
-        _ if error.is_decode() => PveError::Decode {
-            request: call.name(),
-            source: Arc::new(error.without_url()),
-        },
+        _ if error.is_decode() => {
+            PveError::Decode { request: call.name(), source: Arc::new(error.without_url()) }
+        }
         _ => PveError::NoAnswer {
             request: call.name(),
             host,
@@ -420,9 +423,7 @@ fn judge(error: &PveError, scope: Scope<'_>, elapsed: Duration) -> Verdict {
             }
         }
         // A reverse proxy speaks, not PVE.
-        PveError::Refused { status: 502..=504, .. } => {
-            verdict(Blame::Entry(Severity::Shaky), true)
-        }
+        PveError::Refused { status: 502..=504, .. } => verdict(Blame::Entry(Severity::Shaky), true),
         _ => verdict(Blame::Nobody, false),
     }
 }

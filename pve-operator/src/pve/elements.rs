@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn elements_come_apart_at_the_commas_between_them() {
-        let text = r#" {"total":[1,{"data":2}], "data" : [ {"a":"],}\""}, oops!, [1,2] ,{}] , "x":"y"} "#;
+        let text =
+            r#" {"total":[1,{"data":2}], "data" : [ {"a":"],}\""}, oops!, [1,2] ,{}] , "x":"y"} "#;
 
         let elements: Vec<_> = of_data(text).unwrap().into_iter().map(str::trim).collect();
 

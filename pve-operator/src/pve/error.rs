@@ -352,8 +352,11 @@ mod tests {
 
     #[test]
     fn a_403_names_the_privileges_of_which_one_would_do() {
-        let error =
-            answered(403, "Permission check failed (/storage/local, Datastore.Audit|Datastore.AllocateSpace)", "");
+        let error = answered(
+            403,
+            "Permission check failed (/storage/local, Datastore.Audit|Datastore.AllocateSpace)",
+            "",
+        );
 
         let PveError::Forbidden { path, privileges, .. } = error else { panic!("{error:?}") };
         assert_eq!(path.as_deref(), Some("/storage/local"));

@@ -183,7 +183,8 @@ impl Failover {
         let first = known.endpoints[0].clone();
         let current = known.endpoints[known.current].clone();
         let mut endpoints = vec![first.clone()];
-        let mut members: Vec<_> = named.iter().filter_map(|(name, it)| Some((name, it.online, it.ip?))).collect();
+        let mut members: Vec<_> =
+            named.iter().filter_map(|(name, it)| Some((name, it.online, it.ip?))).collect();
         // Those that are said to be there come first.
         members.sort_by_key(|(name, online, _)| (!*online, name.as_str()));
         for (name, _, ip) in members {

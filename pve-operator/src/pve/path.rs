@@ -134,7 +134,8 @@ impl ApiPath {
         for part in pattern.split('/').skip(1) {
             path.push('/');
             if part.starts_with('{') {
-                let segment = segments.next().expect("each caller gives as many as its pattern has");
+                let segment =
+                    segments.next().expect("each caller gives as many as its pattern has");
                 let bad = |c: char| c.is_control() || "/\\?#%".contains(c);
                 if segment.is_empty() || matches!(*segment, "." | "..") || segment.contains(bad) {
                     return Err(refused("path segment", segment));
@@ -173,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_segment_that_could_leave_its_place_never_becomes_a_path() {
-        for segment in ["", ".", "..", "a/b", "../x", "a?b", "a#b", "%2f", "a%2fb", "a\0b", "a\\b"] {
+        for segment in ["", ".", "..", "a/b", "../x", "a?b", "a#b", "%2f", "a%2fb", "a\0b", "a\\b"]
+        {
             let path = ApiPath::new("/nodes/{node}/qemu", &[segment]);
 
             assert!(matches!(path, Err(PveError::Input { .. })), "{segment:?}");

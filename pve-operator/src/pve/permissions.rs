@@ -49,7 +49,8 @@ impl Permissions {
                 return (path, BTreeMap::new());
             };
             let flags = privileges.into_iter().map(|(privilege, propagate)| {
-                let propagate: Option<bool> = Seed::new().deserialize(propagate).unwrap_or_default();
+                let propagate: Option<bool> =
+                    Seed::new().deserialize(propagate).unwrap_or_default();
                 (privilege, propagate.unwrap_or(false))
             });
             (path, flags.collect())
@@ -127,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_token_without_rights_misses_everything_the_mirror_needs() {
-        let words: Vec<_> = permissions("{}").missing(&MIRROR).iter().map(Need::to_string).collect();
+        let words: Vec<_> =
+            permissions("{}").missing(&MIRROR).iter().map(Need::to_string).collect();
 
         assert_eq!(words, ["VM.Audit on /vms", "Datastore.Audit on /storage", "Sys.Audit on /"]);
         assert!(permissions("{}").is_empty());
@@ -135,7 +137,11 @@ mod tests {
 
     #[test]
     fn guest_ips_need_what_the_version_calls_it() {
-        let version = |text: &str| Version { version: text.into(), release: String::new(), repoid: String::new() };
+        let version = |text: &str| Version {
+            version: text.into(),
+            release: String::new(),
+            repoid: String::new(),
+        };
 
         assert_eq!(guest_ips_need(&version("8.4.1")).privilege, "VM.Monitor");
         assert_eq!(guest_ips_need(&version("9.0.0~11")).privilege, "VM.GuestAgent.Audit");

@@ -116,11 +116,7 @@ impl Reader {
     /// # Errors
     ///
     /// A guest that is gone or elsewhere is a 500 with a text of PVE's, or a 403.
-    pub async fn qemu_config(
-        &self,
-        node: &NodeName,
-        vmid: Vmid,
-    ) -> Result<GuestConfig, PveError> {
+    pub async fn qemu_config(&self, node: &NodeName, vmid: Vmid) -> Result<GuestConfig, PveError> {
         self.config("/nodes/{node}/qemu/{vmid}/config", node, vmid).await
     }
 
@@ -234,7 +230,8 @@ impl Reader {
         let node = known.or_else(|| NodeName::new(&nodes.rows.iter().find(online)?.node).ok());
         if let Some(node) = node {
             let found = self.certificates(&node).await?;
-            let ca = found.rows.into_iter().find(|it| it.filename.as_deref() == Some("pve-root-ca.pem"));
+            let ca =
+                found.rows.into_iter().find(|it| it.filename.as_deref() == Some("pve-root-ca.pem"));
             if let Some(pem) = ca.and_then(|it| it.pem) {
                 learned.ca_pem = Some(pem);
             }

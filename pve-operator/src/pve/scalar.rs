@@ -103,7 +103,11 @@ impl Scalar<'_> for Option<u64> {
         u64::try_from(value).ok()
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked just before")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked just before"
+    )]
     fn from_f64(value: f64) -> Self {
         (0.0..=EXACT).contains(&value).then(|| value.round() as u64)
     }
@@ -253,7 +257,9 @@ mod tests {
     #[test]
     fn a_text_is_borrowed_unless_it_has_escapes() {
         assert!(matches!(read::<Option<Cow<'_, str>>>("\"abc\""), Some(Cow::Borrowed("abc"))));
-        assert!(matches!(read::<Option<Cow<'_, str>>>("\"a\\u0062c\""), Some(Cow::Owned(text)) if text == "abc"));
+        assert!(
+            matches!(read::<Option<Cow<'_, str>>>("\"a\\u0062c\""), Some(Cow::Owned(text)) if text == "abc")
+        );
         // A guest called 123 comes as a number when Perl once used its name as one.
         assert_eq!(read::<Option<Cow<'_, str>>>("123").as_deref(), Some("123"));
     }

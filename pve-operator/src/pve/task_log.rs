@@ -25,7 +25,8 @@ impl Outcome {
     fn of(exitstatus: Option<&str>) -> Self {
         match exitstatus {
             Some("OK") => Self::Ok,
-            Some(text) => match text.strip_prefix("WARNINGS: ").and_then(|n| n.trim().parse().ok()) {
+            Some(text) => match text.strip_prefix("WARNINGS: ").and_then(|n| n.trim().parse().ok())
+            {
                 Some(count) => Self::Warnings(count),
                 None => Self::Failed(text.trim().to_owned()),
             },
@@ -157,7 +158,9 @@ mod tests {
     use super::*;
 
     fn page(lines: &[(u64, &str)]) -> LogPage {
-        LogPage { lines: lines.iter().map(|(n, t)| LogLine { n: *n, t: (*t).to_owned() }).collect() }
+        LogPage {
+            lines: lines.iter().map(|(n, t)| LogLine { n: *n, t: (*t).to_owned() }).collect(),
+        }
     }
 
     #[test]

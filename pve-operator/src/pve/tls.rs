@@ -76,7 +76,9 @@ impl FromStr for Fingerprint {
         }
         let shown: String = text.chars().take(100).collect();
         Err(PveError::Input {
-            what: format!("{shown:?} is not a SHA-256 fingerprint: it has 32 bytes, as 64 hex digits"),
+            what: format!(
+                "{shown:?} is not a SHA-256 fingerprint: it has 32 bytes, as 64 hex digits"
+            ),
         })
     }
 }
@@ -173,7 +175,8 @@ impl Learned {
 
 fn certificates_in(pem: &str) -> Result<Vec<CertificateDer<'static>>, PveError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let bad = |why: String| PveError::Input { what: format!("tls_ca is not a PEM certificate: {why}") };
+    let bad =
+        |why: String| PveError::Input { what: format!("tls_ca is not a PEM certificate: {why}") };
     let found = found.map_err(|error| bad(error.to_string()))?;
     if found.is_empty() {
         return Err(bad("there is no BEGIN CERTIFICATE in it".to_owned()));
@@ -294,7 +297,8 @@ impl Verifier {
             return Ok(());
         }
         let distrust = |reason: String| Distrust { presented, reason };
-        let cert = ParsedCertificate::try_from(leaf).map_err(|error| distrust(error.to_string()))?;
+        let cert =
+            ParsedCertificate::try_from(leaf).map_err(|error| distrust(error.to_string()))?;
         let signed_by = |roots: &RootCertStore| {
             let algorithms = self.provider.signature_verification_algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&cert, roots, rest, now, algorithms)

@@ -1,0 +1,162 @@
+//! Asks one cluster for its resources, again and again.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    guard::Quorum,
+    health::{Board, Connection, Trouble},
+    poll::{Membership, Poll, Publish},
+};
+use crate::{
+    metrics::ClusterMetrics,
+    pve::{ClusterStatus, ErrorClass, MIRROR, PveError, Reader, Resources},
+};
+
+/// `/cluster/status` is read at every sixth poll, and whenever the nodes changed.
+const MEMBERSHIP_EVERY: u64 = 6;
+
+/// Polls between two looks at version, privileges and certificates.
+const TRUST_EVERY: u64 = 60;
+
+/// One cluster's poller.
+#[derive(Debug)]
+pub struct Poller {
+    reader: Reader,
+    publish: Publish,
+    board: Board,
+    metrics: Arc<ClusterMetrics>,
+    membership: Arc<Membership>,
+    /// Node names and states of the poll that the membership was read after.
+    nodes: BTreeMap<String, String>,
+}
+
+impl Poller {
+    pub fn new(
+        reader: Reader,
+        publish: Publish,
+        board: Board,
+        metrics: Arc<ClusterMetrics>,
+    ) -> Self {
+        Self { reader, publish, board, metrics, membership: Arc::default(), nodes: BTreeMap::new() }
+    }
+
+    /// Polls until told to stop. A failing cluster is asked as rarely as the client's circuit
+    /// breaker lets through.
+    pub async fn run(mut self, period: Duration, stop: CancellationToken) {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut good_polls = 0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let poll = self.poll(good_polls);
+            let polled = tokio::select! {
+                () = stop.cancelled() => return,
+                polled = poll => polled,
+            };
+            match polled {
+                Ok(()) => good_polls += 1,
+                Err(error) => {
+                    self.metrics.poll_failed(error.class().as_str());
+                    tracing::debug!(error = error.report(), "Poll failed");
+                    self.board.note(|facts| facts.connection = Connection::Failing(trouble(&error)));
+                }
+            }
+        }
+    }
+
+    async fn poll(&mut self, good_polls: u64) -> Result<(), PveError> {
+        let started = Instant::now();
+        let resources = self.reader.resources().await?;
+        let nodes = node_states(&resources);
+        if good_polls % MEMBERSHIP_EVERY == 0 || nodes != self.nodes {
+            self.membership = Arc::new(self.membership().await?);
+            self.nodes = nodes;
+        }
+        if resources.skipped() > 0 {
+            self.metrics.skipped(resources.skipped());
+        }
+        let quorum = self.membership.quorum;
+        let poll = Poll { resources, membership: Arc::clone(&self.membership) };
+        self.publish.send_replace(Some(Arc::new(poll)));
+        self.metrics.polled(started.elapsed());
+        self.board.note(|facts| {
+            facts.connection = Connection::Working;
+            facts.quorum = quorum;
+        });
+        if good_polls % TRUST_EVERY == 0 {
+            self.look_around().await;
+        }
+        Ok(())
+    }
+
+    /// Addresses and quorum; a token without Sys.Audit on `/` is not told.
+    async fn membership(&self) -> Result<Membership, PveError> {
+        match self.reader.cluster_status().await {
+            Ok(status) => Ok(of_status(&status)),
+            Err(error) if error.class() == ErrorClass::Forbidden => Ok(Membership::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What changes rarely and is worth knowing: version, privileges, certificates. Best effort.
+    async fn look_around(&self) {
+        match self.reader.version().await {
+            Ok(version) => self.board.note(|facts| facts.version = Some(version.version)),
+            Err(error) => tracing::debug!(error = error.report(), "Version is not known"),
+        }
+        match self.reader.permissions().await {
+            Ok(permissions) => {
+                let missing = permissions.missing(&MIRROR).iter().map(ToString::to_string).collect();
+                self.board.note(|facts| facts.missing_privileges = missing);
+            }
+            Err(error) => tracing::debug!(error = error.report(), "Privileges are not known"),
+        }
+        if let Err(error) = self.reader.learn_trust().await {
+            tracing::debug!(error = error.report(), "Certificates are not learned this time");
+        }
+    }
+}
+
+fn node_states(resources: &Resources) -> BTreeMap<String, String> {
+    let state = |row: &crate::pve::NodeRow<'_>| {
+        (row.node.to_string(), row.status.as_deref().unwrap_or_default().to_owned())
+    };
+    resources.nodes().iter().map(state).collect()
+}
+
+fn of_status(status: &ClusterStatus) -> Membership {
+    let ip = |node: &crate::pve::MemberNode| node.ip.map(|ip| (node.name.clone(), ip.to_string()));
+    Membership {
+        quorum: if status.quorate() { Quorum::Yes } else { Quorum::No },
+        ips: status.nodes.iter().filter_map(ip).collect(),
+    }
+}
+
+/// What an error means to the person who looks at the cluster's status.
+pub fn trouble(error: &PveError) -> Trouble {
+    match error {
+        PveError::BreakerOpen { source, .. } => trouble(source),
+        PveError::Tls { host, presented, source } => Trouble::Untrusted {
+            host: host.clone(),
+            presented: presented.map(|fingerprint| fingerprint.to_string()),
+            why: source.to_string(),
+        },
+        PveError::Unauthorized { .. } => Trouble::Unauthorized,
+        PveError::NotHttps { .. } => Trouble::NotHttps,
+        // Without durations, which would make every failure look like news.
+        PveError::Connect { host, source } => Trouble::Unreachable(format!("{host}: {source}")),
+        PveError::NoAnswer { host, source, .. } => {
+            Trouble::Unreachable(format!("{host} accepts connections and does not answer: {source}"))
+        }
+        other if other.class() == ErrorClass::NodeUnreachable => {
+            Trouble::Unreachable(error.report())
+        }
+        other => Trouble::Other(other.report()),
+    }
+}

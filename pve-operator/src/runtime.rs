@@ -1,0 +1,172 @@
+//! Starts the operator's parts in order, and stops them in the opposite one.
+
+use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use schema::{Db, DbError};
+use crate::shim::secret::Keys;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::{self, Readiness},
+    args::{DatabaseArgs, FirstUse, RunArgs},
+    metrics::Metrics,
+    pipeline::{Pace, Shared},
+    pve,
+    supervisor::Supervisor,
+};
+
+/// A running operator.
+#[derive(Debug)]
+pub struct Operator {
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub admin: SocketAddr,
+    /// Where the API is, if it was asked for.
+    pub api: Option<SocketAddr>,
+    pub metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Operator {
+    /// Checks what can be checked, then starts everything.
+    ///
+    /// While the database is away the operator waits for it, alive and not ready.
+    ///
+    /// # Errors
+    ///
+    /// What a person must mend: a URL, key or address that cannot be used, tables that are missing or
+    /// too new, a database that takes no changes.
+    pub async fn start(args: &RunArgs) -> anyhow::Result<Self> {
+        let db = Db::open(&args.database.database_url)?;
+        let keys = args.secret_key_file.as_deref().map(read_keys).transpose()?;
+        if let Some(api) = args.api
+            && !api.ip().is_loopback()
+        {
+            bail!("--api {api} is not a loopback address: the API has no authentication yet, so it is not served to the network");
+        }
+        let admin = listen("--listen", args.listen).await?;
+        let api = match args.api {
+            Some(address) => Some(listen("--api", address).await?),
+            None => None,
+        };
+
+        let (metrics, readiness) = (Metrics::new(), Readiness::default());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let operator = Self {
+            admin: admin.local_addr()?,
+            api: api.as_ref().map(TcpListener::local_addr).transpose()?,
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        serve(&tasks, &stop, admin, admin::router(metrics.clone(), readiness.clone()));
+        tokio::select! {
+            ready = database(&db, args.migrate) => ready?,
+            () = stop.cancelled() => {}
+        }
+        if let Some(api) = api {
+            serve(&tasks, &stop, api, pve_api::router(db.clone()));
+        }
+        let shared = Shared {
+            db,
+            metrics,
+            pace: Pace {
+                poll: args.poll_interval,
+                full_sync: args.full_sync_interval,
+                details: args.details_interval,
+                usage: args.usage_interval,
+            },
+            first_use: match args.tls_first_use {
+                FirstUse::Refuse => pve::FirstUse::Refuse,
+                FirstUse::Pin => pve::FirstUse::Pin,
+            },
+        };
+        let supervisor = Supervisor::new(shared, keys, readiness, args.cluster_check_interval);
+        tasks.spawn(supervisor.run(stop));
+        Ok(operator)
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
+    /// Stops polling, writes what is left, and returns when nothing runs any more.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Runs the operator until `ended` resolves.
+pub async fn run(args: &RunArgs, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::pin!(ended);
+    let operator = tokio::select! {
+        operator = Operator::start(args) => operator?,
+        () = &mut ended => return Ok(()),
+    };
+    tracing::info!(admin = %operator.admin, api = operator.api.map(|it| it.to_string()), "The operator is running");
+    ended.await;
+    tracing::info!("Stopping");
+    operator.stop().await;
+    Ok(())
+}
+
+/// Waits until the database answers; then it must be usable.
+async fn database(db: &Db, migrate: bool) -> Result<(), DbError> {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        let outcome = async {
+            if migrate {
+                db.migrate().await?;
+            }
+            db.check_writable().await
+        };
+        match outcome.await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "Waiting for the database");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(10));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn read_keys(file: &Path) -> anyhow::Result<Arc<Keys>> {
+    let keys = Keys::from_file(file)
+        .with_context(|| format!("--secret-key-file {}", file.display()))?;
+    Ok(Arc::new(keys))
+}
+
+async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: choose another address with {flag}, or stop what uses it")
+    })
+}
+
+fn serve(tasks: &TaskTracker, stop: &CancellationToken, listener: TcpListener, router: axum::Router) {
+    let stop = stop.clone().cancelled_owned();
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "A listener ended");
+        }
+    });
+}
+
+/// Creates or upgrades the tables.
+pub async fn migrate(args: &DatabaseArgs) -> anyhow::Result<()> {
+    let db = Db::open(&args.database_url)?;
+    let applied = db.migrate().await?;
+    if applied.is_empty() {
+        println!("The tables are up to date.");
+    }
+    for name in applied {
+        println!("Applied {name}");
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! Reads `pve_cluster` and keeps one pipeline per enabled cluster.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use schema::{
+    ClusterId, Db, DbError, secret::Secret,
+    cluster::{self, Cluster, Swap},
+    cluster_status::{self, ClusterStatus},
+
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::shim::secret::Keys;
+use crate::{
+    admin::Readiness,
+    pipeline::{Pipeline, Shared, Wanted},
+    supervisor_plan::{Act, plan},
+};
+
+/// A table of up to this many clusters is read every second.
+const SMALL: usize = 200;
+
+/// How often a small table is read.
+const OFTEN: Duration = Duration::from_secs(1);
+
+/// How often other tables are searched for clusters that are gone.
+const LEFTOVERS: Duration = Duration::from_secs(10);
+
+/// Keeps the pipelines.
+pub struct Supervisor {
+    shared: Shared,
+    keys: Option<Arc<Keys>>,
+    readiness: Readiness,
+    check_interval: Duration,
+    running: BTreeMap<i64, Pipeline>,
+    /// Clusters whose row cannot be used, by what was said about it.
+    broken: BTreeMap<i64, String>,
+    tasks: TaskTracker,
+}
+
+/// What one look at the database showed.
+struct Seen {
+    rows: Vec<Cluster>,
+    leftovers: BTreeSet<i64>,
+}
+
+impl Supervisor {
+    pub fn new(
+        shared: Shared,
+        keys: Option<Arc<Keys>>,
+        readiness: Readiness,
+        check_interval: Duration,
+    ) -> Self {
+        Self {
+            shared,
+            keys,
+            readiness,
+            check_interval,
+            running: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Follows the table until told to stop; then stops every pipeline and waits for it.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut next_leftovers = tokio::time::Instant::now();
+        let mut failures: u32 = 0;
+        loop {
+            let with_leftovers = tokio::time::Instant::now() >= next_leftovers;
+            let pause = match self.check(with_leftovers).await {
+                Ok(clusters) => {
+                    if with_leftovers {
+                        next_leftovers = tokio::time::Instant::now() + LEFTOVERS.min(self.check_interval);
+                    }
+                    failures = 0;
+                    self.readiness.set(true);
+                    if clusters <= SMALL { OFTEN.min(self.check_interval) } else { self.check_interval }
+                }
+                Err(error) => {
+                    if failures == 0 {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "Clusters cannot be read; those that are known are followed on");
+                    }
+                    failures += 1;
+                    self.readiness.set(false);
+                    OFTEN.min(self.check_interval)
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.readiness.set(false);
+        for pipeline in self.running.values() {
+            pipeline.stop();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Looks, decides, acts; answers how many clusters there are.
+    async fn check(&mut self, with_leftovers: bool) -> Result<usize, DbError> {
+        let seen = look(&self.shared.db, with_leftovers).await?;
+        let known: BTreeSet<i64> = seen.rows.iter().map(|row| row.id.0).collect();
+        let mut wanted = BTreeMap::new();
+        for row in seen.rows.iter().filter(|row| row.is_enabled.0) {
+            match self.token(row).await? {
+                Ok(token) => {
+                    self.broken.remove(&row.id.0);
+                    wanted.insert(row.id.0, Wanted::new(row, token));
+                }
+                Err(mistake) => self.report_broken(row, mistake).await?,
+            }
+        }
+        self.broken.retain(|id, _| known.contains(id));
+        let running = self.running.iter().map(|(id, it)| (*id, it.wanted.clone())).collect();
+        for act in plan(&wanted, &known, &running, &seen.leftovers) {
+            self.act(act, &mut wanted, &seen.rows).await?;
+        }
+        let enabled = seen.rows.iter().filter(|row| row.is_enabled.0).count();
+        let failed = self.broken.len() + self.running.values().filter(|it| it.is_failing()).count();
+        let disabled = seen.rows.len() - enabled;
+        self.shared.metrics.set_clusters(enabled.saturating_sub(failed), failed, disabled);
+        Ok(seen.rows.len())
+    }
+
+    async fn act(
+        &mut self,
+        act: Act,
+        wanted: &mut BTreeMap<i64, Wanted>,
+        rows: &[Cluster],
+    ) -> Result<(), DbError> {
+        let db = &self.shared.db;
+        match act {
+            Act::Start(id) => {
+                if let Some(wanted) = wanted.remove(&id) {
+                    tracing::info!(cluster = wanted.name, "Following the cluster");
+                    let pipeline = Pipeline::start(self.shared.clone(), wanted, &self.tasks);
+                    self.running.insert(id, pipeline);
+                }
+            }
+            Act::Stop(id) => {
+                let Some(pipeline) = self.running.remove(&id) else { return Ok(()) };
+                let name = pipeline.wanted.name.clone();
+                pipeline.stopped().await;
+                let disabled = rows.iter().any(|row| row.id.0 == id && !row.is_enabled.0);
+                if disabled {
+                    tracing::info!(cluster = name, "The cluster is disabled, no longer following it");
+                    let status = disabled_status(db, ClusterId(id)).await?;
+                    db.write(async |conn| cluster_status::write(conn, &status).await).await?;
+                }
+            }
+            Act::Sweep(id) => {
+                let rows = db.write(async |conn| crate::shim::sweep::cluster(conn, ClusterId(id)).await).await?;
+                tracing::info!(id, rows, "The cluster is gone from pve_cluster, its rows are deleted");
+            }
+        }
+        Ok(())
+    }
+
+    /// The cluster's token, plain; a plain one in the table is sealed if there is a key.
+    ///
+    /// The inner error is a sentence about the row.
+    async fn token(&self, row: &Cluster) -> Result<Result<Secret, String>, DbError> {
+        let plain = match crate::shim::secret::open(self.keys.as_deref(), &row.user_token) {
+            Ok(plain) => plain,
+            Err(error) => return Ok(Err(format!("user_token: {error}"))),
+        };
+        if let Some(keys) = &self.keys
+            && !crate::shim::secret::is_sealed(&row.user_token)
+        {
+            let sealed = keys.seal(&plain);
+            let swap = self
+                .shared
+                .db
+                .write(async |conn| cluster::seal_token(conn, row.id, &row.user_token, &sealed).await)
+                .await?;
+            match swap {
+                Swap::Done => tracing::info!(cluster = row.cluster_name, "Sealed the token of the cluster"),
+                Swap::Stale => {} // somebody wrote another one meanwhile: the next check sees it
+            }
+        }
+        Ok(Ok(plain))
+    }
+
+    async fn report_broken(&mut self, row: &Cluster, mistake: String) -> Result<(), DbError> {
+        if self.broken.get(&row.id.0) == Some(&mistake) {
+            return Ok(());
+        }
+        tracing::warn!(cluster = row.cluster_name, "{mistake}");
+        let status = ClusterStatus {
+            message: Some(mistake.clone()),
+            reason_since: Some(schema::now()),
+            ..ClusterStatus::new(row.id, "InvalidConfiguration")
+        };
+        self.shared.db.write(async |conn| cluster_status::write(conn, &status).await).await?;
+        self.broken.insert(row.id.0, mistake);
+        Ok(())
+    }
+}
+
+async fn look(db: &Db, with_leftovers: bool) -> Result<Seen, DbError> {
+    let mut conn = db.conn().await?;
+    // Leftovers first: a cluster that is inserted in between is then known, and not swept.
+    let leftovers = if with_leftovers {
+        crate::shim::sweep::orphans(&mut conn).await?.into_iter().map(|id| id.0).collect()
+    } else {
+        BTreeSet::new()
+    };
+    Ok(Seen { rows: cluster::list(&mut conn).await?, leftovers })
+}
+
+async fn disabled_status(db: &Db, id: ClusterId) -> Result<ClusterStatus, DbError> {
+    let before = cluster_status::get(&mut db.conn().await?, id).await?;
+    let before = before.unwrap_or_else(|| ClusterStatus::new(id, ""));
+    Ok(ClusterStatus {
+        is_ready: false.into(),
+        reason: "Disabled".to_owned(),
+        reason_since: Some(schema::now()),
+        message: Some("is_enabled is 0: the rows keep their last values.".to_owned()),
+        ..before
+    })
+}

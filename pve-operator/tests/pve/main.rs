@@ -1,0 +1,9 @@
+//! The PVE client against recordings of a real PVE 9.2.11, against small TLS servers that do what
+//! they are told, and against the simulator.
+
+mod decoding;
+mod failing;
+mod recorded;
+mod server;
+mod simulated;
+mod trust;
