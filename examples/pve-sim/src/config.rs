@@ -1,7 +1,37 @@
 //! What a simulated cluster is made of when it starts, and how patient it is.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Text that no `Debug` output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
 
 /// How one simulated cluster starts. [`Config::default`] keeps PVE's own delays,
 /// [`Config::quick`] has none and is meant for tests.
@@ -28,7 +58,7 @@ pub struct Config {
     /// `user@realm!tokenid` of the token that has every privilege at the start.
     pub user_id: String,
     /// Secret of that token; `None` derives one from the seed.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// How long a 401 takes.
     pub auth_delay: Duration,
     /// How long a new guest's row is `unknown` and bare.

@@ -37,7 +37,7 @@ mod shared;
 mod sim;
 mod world;
 
-pub use config::Config;
+pub use config::{Config, Secret};
 pub use control::{COMMANDS, Command};
 pub use counters::Counters;
 pub use fault::{FaultKind, FaultRule};

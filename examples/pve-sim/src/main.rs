@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use pve_sim::{COMMANDS, Config, Sim};
+use pve_sim::{COMMANDS, Config, Secret, Sim};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -46,7 +46,7 @@ struct Args {
     user_id: String,
     /// Its secret; drawn from the seed unless given
     #[arg(long, env = "PVE_SIM_USER_TOKEN", hide_env_values = true)]
-    user_token: Option<String>,
+    user_token: Option<Secret>,
     /// How long a 401 takes, in milliseconds
     #[arg(long, env = "PVE_SIM_AUTH_DELAY_MS", default_value_t = 3000)]
     auth_delay_ms: u64,

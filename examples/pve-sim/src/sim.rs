@@ -94,7 +94,10 @@ impl Sim {
             let node = new_node(&mut world, name, id, address).map_err(StartError::Certificate)?;
             world.nodes.insert(name.clone(), node);
         }
-        let secret = config.token.clone().unwrap_or_else(|| secret_from(config.seed, 0));
+        let secret = match &config.token {
+            Some(token) => token.reveal().to_owned(),
+            None => secret_from(config.seed, 0),
+        };
         let token = Token::new(&config.user_id, &secret).with_everything();
         world.tokens.insert(config.user_id.clone(), Arc::new(token));
         populate(&mut world, &config);

@@ -76,6 +76,14 @@ impl Connection {
         digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
     }
 
+    /// A connection on which one request was answered.
+    pub(crate) fn open_and_greet(sim: &Sim, node: &str) -> Self {
+        let mut connection = Self::open(sim, node).expect("the node listens");
+        connection.send(&request(sim, "/version")).expect("the node reads");
+        connection.reply().expect("the node answers");
+        connection
+    }
+
     /// Reads the next answer; an error if the connection ends before it is whole.
     pub(crate) fn reply(&mut self) -> io::Result<Reply> {
         let head = loop {

@@ -64,7 +64,7 @@ pub(crate) fn prepare(sim: &Sim, recording: &Recording, logs: &Logs) -> String {
             older_tasks(world, recording, node);
         }),
         ["nodes", _, "tasks", upid, what] => {
-            sim.edit(|world| task(world, recording, upid, what, logs))
+            sim.edit(|world| task(world, recording, upid, what, logs));
         }
         ["nodes", node, kind @ ("qemu" | "lxc")] => sim.edit(|world| {
             for row in recording.rows() {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use pve_sim::{Config, Sim, Token};
 use serde_json::Value;
 
-use crate::client::{Connection, Reply};
+use crate::client::{Connection, Reply, get};
 use crate::recording::raw;
 
 fn sim() -> Sim {
@@ -123,6 +123,17 @@ fn plain_http_is_sent_to_https() {
         text.split("\r\n").filter(moving).map(str::to_owned).collect()
     };
     assert_eq!(lasting(&answer), lasting(text(&recording, "response_raw")));
+}
+
+#[test]
+fn the_certificate_that_is_presented_is_the_one_that_is_told() {
+    let sim = sim();
+
+    let presented = Connection::open_and_greet(&sim, "pve1").presented();
+
+    let nodes = get(&sim, "pve1", "/nodes").unwrap().json();
+    assert_eq!(nodes["data"][0]["ssl_fingerprint"], presented);
+    assert_eq!(presented, sim.fingerprint("pve1"));
 }
 
 /// 401 takes three seconds on a real PVE; the simulator takes what it is told.
