@@ -402,7 +402,16 @@ impl<T: Object> DeltaFifo<T> {
 
     /// Takes out the event that has waited longest.
     pub fn pop(&mut self) -> Option<Event<T>> {
-        let at = self.head;
+        self.take_at(self.head)
+    }
+
+    /// Takes out the event of one key.
+    pub fn take(&mut self, key: &T::Key) -> Option<Event<T>> {
+        let at = self.find(table_hash(key), key)?;
+        self.take_at(at)
+    }
+
+    fn take_at(&mut self, at: u32) -> Option<Event<T>> {
         let node = self.nodes.get_mut(at as usize)?;
         let initial = node.initial;
         let event = match node.pending.take()? {
@@ -411,7 +420,7 @@ impl<T: Object> DeltaFifo<T> {
             Pending::Deleted { last, certainty, .. } => Event::Deleted { last, certainty },
             Pending::Resync(object) => Event::Resync(object),
             Pending::Replaced { last, certainty, new } => {
-                // The delete first; the add stays in front and is next.
+                // The delete first; the add stays where it is and is next.
                 node.pending = Some(Pending::Added(new));
                 return Some(Event::Deleted { last, certainty });
             }

@@ -39,11 +39,6 @@ pub trait Metrics: Send + Sync + 'static {
         let _ = (informer, subscription, panicked);
     }
 
-    /// How far behind a subscription is. Called when it takes something.
-    fn lag(&self, informer: &str, subscription: &str, lag: crate::Lag) {
-        let _ = (informer, subscription, lag);
-    }
-
     /// A key came to wait in a queue, not having waited there.
     fn queue_added(&self, queue: &str) {
         let _ = queue;

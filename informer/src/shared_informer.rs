@@ -15,7 +15,7 @@ use crate::object::Object;
 use crate::reflector::{Decision, OnError, Pace, Reflector, ReflectorOptions, Step};
 use crate::status::{NotSynced, Status, wait_for_sync};
 use crate::store::{Store, StoreWriter};
-use crate::subscription::{Hub, SubscribeOptions, Subscription};
+use crate::subscription::{Hub, Lag, SubscribeOptions, Subscription};
 
 /// Follows one source, keeps its objects in an indexed store and tells handlers of changes.
 ///
@@ -302,6 +302,21 @@ impl<T: Object> InformerHandle<T> {
             // The sender lives in the hub that we hold.
             Err(_) => self.status(),
         }
+    }
+
+    /// How far behind each subscription is, by its name.
+    pub fn lags(&self) -> Vec<(String, Lag)> {
+        self.hub.lags()
+    }
+
+    /// The name that was given to the builder.
+    pub fn name(&self) -> &str {
+        &self.hub.name
+    }
+
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn hub(&self) -> &Arc<Hub<T>> {
+        &self.hub
     }
 
     /// Lists as soon as possible: ends a pause or breaks off a watch. No effect on a list that

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::delta_fifo::{Change, DeltaFifo, Event};
+use crate::list_watcher::Cause;
 use crate::metrics::Metrics;
 use crate::object::Object;
 use crate::resync::Resync;
@@ -18,6 +19,8 @@ use crate::store::{Stamped, Store};
 
 type Only<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 type ChangedBy<T> = Arc<dyn Fn(&T, &T) -> bool + Send + Sync>;
+
+type OnFailure<T> = Arc<dyn Fn(&Event<T>, u32, &Cause) + Send + Sync>;
 
 /// What a handler wants to hear of, and how.
 ///
@@ -44,6 +47,7 @@ pub struct SubscribeOptions<T> {
     only: Option<Only<T>>,
     changed_by: Option<ChangedBy<T>>,
     resync: Option<Duration>,
+    on_failure: Option<OnFailure<T>>,
 }
 
 /// What a new handler is told of objects that are there already.
@@ -71,6 +75,7 @@ impl<T: Object> SubscribeOptions<T> {
             only: None,
             changed_by: None,
             resync: None,
+            on_failure: None,
         }
     }
 
@@ -107,6 +112,16 @@ impl<T: Object> SubscribeOptions<T> {
     /// Reminds of every object once per period, evenly spread over it, as [`Event::Resync`].
     pub fn resync_every(mut self, period: Duration) -> Self {
         self.resync = Some(period);
+        self
+    }
+
+    /// Called when a [push-style handler](Subscription::for_each) fails on an event, with the
+    /// number of failures in a row: the place to log.
+    pub fn on_failure(
+        mut self,
+        hook: impl Fn(&Event<T>, u32, &Cause) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_failure = Some(Arc::new(hook));
         self
     }
 
@@ -247,6 +262,12 @@ impl<T: Object> Hub<T> {
             queue.push(batch, initial, now);
         }
         self.store.notify_waiters();
+    }
+
+    /// Name and lag of each subscription.
+    pub(crate) fn lags(&self) -> Vec<(String, Lag)> {
+        let queues: Vec<_> = self.queues.read().iter().cloned().collect();
+        queues.iter().map(|queue| (queue.options.name.clone(), queue.lag(&self.store))).collect()
     }
 
     pub(crate) fn close(&self) {
@@ -468,6 +489,17 @@ impl<T: Object> Subscription<T> {
 
     pub(crate) fn count_failure(&self, panicked: bool) {
         self.hub.metrics.handler_failed(&self.hub.name, self.name(), panicked);
+    }
+
+    /// Notes that a handler failed on an event, for the `failures`-th time in a row.
+    pub(crate) fn failed(&self, event: &Event<T>, failures: u32, panicked: bool, cause: &Cause) {
+        self.count_failure(panicked);
+        if let Some(hook) = &self.queue.options.on_failure {
+            let told = catch_unwind(AssertUnwindSafe(|| hook(event, failures, cause)));
+            if told.is_err() {
+                self.count_failure(true);
+            }
+        }
     }
 
     fn resync_at(&self, state: &QueueState<T>) -> Option<Instant> {

@@ -229,6 +229,17 @@ impl<K: Key> WorkQueue<K> {
         &self.shared.name
     }
 
+    /// A look at the queue that does not keep it alive.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn probe(&self) -> impl Fn() -> Option<(usize, Duration, Duration)> + use<K> {
+        let shared = Arc::downgrade(&self.shared);
+        move || {
+            let queue = Self { shared: shared.upgrade()? };
+            let (sum, longest) = queue.unfinished();
+            Some((queue.ready(), sum, longest))
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut Core<K>, Instant) -> Wake) -> bool {
         let mut state = self.shared.state.lock();
         if state.mode != Mode::Open {

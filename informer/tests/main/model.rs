@@ -1,0 +1,444 @@
+//! Random histories against a plain map: whatever the interleaving, all views end equal to the
+//! source, and on the way no event is impossible.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use informer::testing::{Fault, ScriptedSource, WatchFault};
+use informer::{
+    Certainty, Change, DeltaFifo, Event, Replay, SharedIndexInformer, SourceError, Store,
+    SubscribeOptions, Subscription,
+};
+use proptest::prelude::*;
+
+use crate::{HOUR, Thing};
+
+/// Few ids, so that histories meet.
+fn thing() -> impl Strategy<Value = Thing> {
+    (0..6_u8, 0..4_u8, 0..2_u8, 0..3_u8).prop_map(|(id, value, life, node)| Thing {
+        id,
+        value,
+        life,
+        node,
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(Thing),
+    Remove(u8),
+    /// A consumer takes so many events.
+    Take(usize),
+    /// A consumer takes one event and gives it back.
+    GiveBack,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => thing().prop_map(Step::Set),
+        2 => (0..6_u8).prop_map(Step::Remove),
+        1 => (0..4_usize).prop_map(Step::Take),
+        1 => Just(Step::GiveBack),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+/// What a consumer knows, by the events that it got.
+#[derive(Default, Debug)]
+struct View(BTreeMap<u8, Arc<Thing>>);
+
+impl View {
+    /// Takes in an event; says if it could not happen to something that is as we know it.
+    fn apply(&mut self, event: &Event<Thing>) -> Result<(), String> {
+        let known = self.0.contains_key(&event.key());
+        match event {
+            Event::Added { object, .. } => self.0.insert(object.id, object.clone()),
+            Event::Modified { object, .. } | Event::Resync(object) => {
+                self.0.insert(object.id, object.clone())
+            }
+            Event::Deleted { last, .. } => self.0.remove(&last.id),
+        };
+        let possible = known != matches!(event, Event::Added { .. });
+        if possible { Ok(()) } else { Err(format!("{event:?} although known is {known}")) }
+    }
+
+    fn plain(&self) -> BTreeMap<u8, Thing> {
+        self.0.iter().map(|(id, thing)| (*id, (**thing).clone())).collect()
+    }
+}
+
+/// What one event must be, from what the consumer knew and what there is.
+fn expected(known: Option<&Arc<Thing>>, now: Option<&Thing>) -> &'static str {
+    match (known, now) {
+        (None, Some(_)) => "added",
+        (Some(_), None) => "deleted",
+        (Some(a), Some(b)) if a.life == b.life => "modified",
+        (Some(_), Some(_)) => "modified or deleted",
+        (None, None) => "nothing",
+    }
+}
+
+proptest! {
+    /// A store with indexes holds what a map holds, and finds what a scan finds.
+    #[test]
+    fn a_store_is_a_map_with_indexes(
+        steps in steps(),
+        index_at in 0..60_usize,
+        shards in 1..5_usize,
+    ) {
+        let (store, mut writer) = Store::with_shards(shards);
+        let by_node = store.index(|thing: &Thing, out| out.push(thing.node));
+        let mut late = None;
+        let mut model = BTreeMap::new();
+        for (number, step) in steps.into_iter().enumerate() {
+            if number == index_at {
+                late = Some(store.index(|t: &Thing, out| out.extend([t.value, t.life, t.value])));
+            }
+            let before = store.generation();
+            let changed = match step {
+                Step::Set(thing) => {
+                    let changed = writer.upsert(thing.clone()).is_some();
+                    prop_assert_eq!(changed, model.insert(thing.id, thing.clone()) != Some(thing));
+                    changed
+                }
+                Step::Remove(id) => {
+                    let changed = writer.remove(&id, Certainty::Observed).is_some();
+                    prop_assert_eq!(changed, model.remove(&id).is_some());
+                    changed
+                }
+                _ => false,
+            };
+            prop_assert_eq!(store.generation() - before, u64::from(changed));
+        }
+
+        let plain: BTreeMap<u8, Thing> =
+            store.snapshot().iter().map(|thing| (thing.id, (**thing).clone())).collect();
+        prop_assert_eq!(&plain, &model);
+        prop_assert_eq!(store.len(), model.len());
+        prop_assert_eq!(
+            store.keys().into_iter().collect::<BTreeSet<_>>(),
+            model.keys().copied().collect()
+        );
+        for id in 0..6 {
+            prop_assert_eq!(store.get(&id).as_deref(), model.get(&id));
+        }
+        let ids = |things: Vec<Arc<Thing>>| {
+            let ids: Vec<u8> = things.iter().map(|thing| thing.id).collect();
+            let set: BTreeSet<u8> = ids.iter().copied().collect();
+            assert_eq!(ids.len(), set.len(), "an index names an object twice");
+            set
+        };
+        let scan = |holds: &dyn Fn(&Thing) -> bool| -> BTreeSet<u8> {
+            model.values().filter(|thing| holds(thing)).map(|thing| thing.id).collect()
+        };
+        for value in 0..4_u8 {
+            prop_assert_eq!(ids(store.by(&by_node, &value)), scan(&|t| t.node == value));
+            if let Some(late) = late {
+                let holds = |t: &Thing| t.value == value || t.life == value;
+                prop_assert_eq!(ids(store.by(&late, &value)), scan(&holds));
+            }
+        }
+        let nodes: BTreeSet<u8> = store.values(&by_node).into_iter().collect();
+        prop_assert_eq!(nodes, model.values().map(|thing| thing.node).collect());
+    }
+
+    /// The queue holds one entry per key that differs from what the consumer knows, of the kind
+    /// that leads from the one to the other, in order of first arrival.
+    #[test]
+    fn a_delta_fifo_holds_the_shortest_way(steps in steps(), old_objects: bool) {
+        let mut fifo = if old_objects { DeltaFifo::with_old_objects() } else { DeltaFifo::new() };
+        let (store, mut writer) = Store::new();
+        let mut known = View::default();
+        let mut arrival: Vec<u8> = Vec::new();
+        for step in steps {
+            let change = match step {
+                Step::Set(thing) => writer.upsert(thing),
+                Step::Remove(id) => writer.remove(&id, Certainty::Observed),
+                Step::Take(times) => {
+                    for _ in 0..times {
+                        take_one(&mut fifo, &mut known, &mut arrival, &store, old_objects)?;
+                    }
+                    None
+                }
+                Step::GiveBack => None,
+            };
+            let Some(change) = change else { continue };
+            let key = change.object().id;
+            fifo.push(change);
+            let waits = !(known.0.get(&key).is_none() && store.get(&key).is_none());
+            arrival.retain(|other| *other != key || waits);
+            if waits && !arrival.contains(&key) {
+                arrival.push(key);
+            }
+            prop_assert_eq!(fifo.len(), arrival.len());
+        }
+        while !fifo.is_empty() {
+            take_one(&mut fifo, &mut known, &mut arrival, &store, old_objects)?;
+        }
+        let now: BTreeMap<u8, Thing> =
+            store.snapshot().iter().map(|thing| (thing.id, (**thing).clone())).collect();
+        prop_assert_eq!(known.plain(), now);
+    }
+
+    /// A consumer that fails now and then and gives back ends up with what there is.
+    #[test]
+    fn what_is_given_back_is_not_lost(steps in steps()) {
+        let mut fifo = DeltaFifo::new();
+        let (store, mut writer) = Store::new();
+        let mut known = View::default();
+        for step in steps {
+            match step {
+                Step::Set(thing) => writer.upsert(thing).into_iter().for_each(|c| fifo.push(c)),
+                Step::Remove(id) => {
+                    let change = writer.remove(&id, Certainty::Observed);
+                    change.into_iter().for_each(|change| fifo.push(change));
+                }
+                Step::Take(times) => {
+                    for event in (0..times).filter_map(|_| fifo.pop()).collect::<Vec<_>>() {
+                        let _impossible_but_harmless = known.apply(&event);
+                    }
+                }
+                Step::GiveBack => {
+                    if let Some(event) = fifo.pop() {
+                        // It may have been done all the same.
+                        if event.key().is_multiple_of(2) {
+                            let _impossible_but_harmless = known.apply(&event);
+                        }
+                        fifo.give_back(event);
+                    }
+                }
+            }
+            prop_assert!(fifo.len() <= 6);
+        }
+        while let Some(event) = fifo.pop() {
+            let _impossible_but_harmless = known.apply(&event);
+        }
+        let now: BTreeMap<u8, Thing> =
+            store.snapshot().iter().map(|thing| (thing.id, (**thing).clone())).collect();
+        prop_assert_eq!(known.plain(), now);
+    }
+}
+
+/// Takes one event and compares it with what it must be.
+fn take_one(
+    fifo: &mut DeltaFifo<Thing>,
+    known: &mut View,
+    arrival: &mut Vec<u8>,
+    store: &Store<Thing>,
+    old_objects: bool,
+) -> Result<(), TestCaseError> {
+    let Some(event) = fifo.pop() else {
+        prop_assert!(arrival.is_empty());
+        return Ok(());
+    };
+    let key = event.key();
+    prop_assert_eq!(key, arrival[0]);
+    let now = store.get(&key);
+    let kind = expected(known.0.get(&key), now.as_deref());
+    prop_assert!(kind.contains(event.kind()), "{event:?} instead of {kind}");
+    if let Event::Modified { old, object } = &event {
+        prop_assert_eq!(Some(object), now.as_ref());
+        if old_objects {
+            prop_assert_eq!(old.as_ref(), known.0.get(&key));
+        } else {
+            prop_assert!(old.is_none());
+        }
+    }
+    prop_assert!(known.apply(&event).is_ok());
+    // A delete of a thing that was replaced leaves the add in front.
+    if fifo.is_empty() || known.0.contains_key(&key) || now.is_none() {
+        arrival.remove(0);
+    }
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Set(Thing),
+    Remove(u8),
+    Fault(u8),
+    WatchFault(u8),
+    Compact,
+    /// Lets the informer run for so many milliseconds.
+    Pass(u16),
+    Subscribe {
+        all: bool,
+        old: bool,
+    },
+    /// The n-th subscription takes so many events.
+    Take(usize, usize),
+    Leave(usize),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        6 => thing().prop_map(Act::Set),
+        3 => (0..6_u8).prop_map(Act::Remove),
+        1 => (0..5_u8).prop_map(Act::Fault),
+        1 => (0..5_u8).prop_map(Act::WatchFault),
+        1 => Just(Act::Compact),
+        4 => (0..5000_u16).prop_map(Act::Pass),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(all, old)| Act::Subscribe { all, old }),
+        2 => (0..3_usize, 0..6_usize).prop_map(|(n, times)| Act::Take(n, times)),
+        1 => (0..3_usize).prop_map(Act::Leave),
+    ];
+    prop::collection::vec(act, 0..50)
+}
+
+struct Member {
+    subscription: Subscription<Thing>,
+    view: View,
+}
+
+impl Member {
+    fn take(&mut self) -> Option<Result<(), String>> {
+        self.subscription.try_next().map(|event| self.view.apply(&event))
+    }
+}
+
+async fn history(acts: Vec<Act>, watching: bool, seeds: Vec<Thing>) -> Result<(), TestCaseError> {
+    let source = if watching { ScriptedSource::watching() } else { ScriptedSource::list_only() };
+    let builder = SharedIndexInformer::builder(source.clone())
+        .poll_every(Duration::from_secs(1))
+        .relist_every(Duration::from_secs(20))
+        .seed(seeds.clone());
+    let informer = builder.build();
+    let handle = informer.handle();
+    let mut early = Member {
+        subscription: handle.subscribe(SubscribeOptions::named("early")),
+        view: View::default(),
+    };
+    // Who comes before the first list knows the seeds.
+    for thing in handle.store().snapshot() {
+        early.view.0.insert(thing.id, thing);
+    }
+    let mut members = vec![early];
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(informer.run(std::future::pending()));
+    for act in acts {
+        match act {
+            Act::Set(thing) => source.set(thing),
+            Act::Remove(id) => source.remove(&id),
+            Act::Compact => source.compact(),
+            Act::Fault(which) => source.faults([match which {
+                0 => Fault::Error(SourceError::transient("no")),
+                1 => Fault::Partial(2, SourceError::throttled(None, "slower")),
+                2 => Fault::Suspicious(2, "two are missing".to_owned()),
+                3 => Fault::Panic,
+                _ => Fault::Slow(Duration::from_millis(700)),
+            }]),
+            Act::WatchFault(which) => source.watch_faults([match which {
+                0 => WatchFault::Drop,
+                1 => WatchFault::Duplicate,
+                2 => WatchFault::Reorder,
+                3 => WatchFault::Error(SourceError::transient("reset")),
+                _ => WatchFault::End,
+            }]),
+            Act::Pass(ms) => tokio::time::sleep(Duration::from_millis(u64::from(ms))).await,
+            Act::Subscribe { all, old } => {
+                let replay = if all { Replay::All } else { Replay::UnlessSeeded };
+                let mut options = SubscribeOptions::named("late").replay(replay);
+                if old {
+                    options = options.old_objects();
+                }
+                let mut view = View::default();
+                if !all && handle.store().generation() == seeds_in(&seeds) {
+                    view.0.extend(handle.store().snapshot().into_iter().map(|t| (t.id, t)));
+                }
+                members.push(Member { subscription: handle.subscribe(options), view });
+            }
+            Act::Take(n, times) => {
+                if let Some(member) = members.get_mut(n) {
+                    for result in (0..times).filter_map(|_| member.take()).collect::<Vec<_>>() {
+                        prop_assert_eq!(result, Ok(()));
+                    }
+                }
+            }
+            Act::Leave(n) => {
+                if n < members.len() {
+                    members.remove(n);
+                }
+            }
+        }
+    }
+    // Long enough for what was scripted to be used up, and for another list after that.
+    tokio::time::sleep(HOUR).await;
+    prop_assert!(handle.has_synced());
+    let there: BTreeMap<u8, Thing> =
+        handle.store().snapshot().iter().map(|thing| (thing.id, (**thing).clone())).collect();
+    prop_assert_eq!(&there, &source.objects());
+    for member in &mut members {
+        while let Some(result) = member.take() {
+            prop_assert_eq!(result, Ok(()));
+        }
+        prop_assert_eq!(&member.view.plain(), &there);
+        prop_assert!(member.subscription.has_synced());
+        prop_assert_eq!(member.subscription.lag().keys, 0);
+    }
+    Ok(())
+}
+
+fn seeds_in(seeds: &[Thing]) -> u64 {
+    let (store, mut writer) = Store::new();
+    seeds.iter().for_each(|thing| drop(writer.upsert(thing.clone())));
+    store.generation()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever goes wrong on the way, the store and every handler end equal to the source, and
+    /// every handler hears of things in an order that is possible.
+    #[test]
+    fn every_view_ends_equal_to_the_source(
+        acts in acts(),
+        watching: bool,
+        seeds in prop::collection::vec(thing(), 0..5),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O needs nothing");
+        runtime.block_on(history(acts, watching, seeds))?;
+    }
+}
+
+#[test]
+fn the_table_of_the_queue_is_true() {
+    let at = |value| Arc::new(Thing::new(1, value));
+    let reborn = |value| Arc::new(Thing { life: 1, ..Thing::new(1, value) });
+    let added = |new| Change::Added(new);
+    let modified = |old, new| Change::Modified { old, new };
+    let deleted = |last| Change::Deleted { last, certainty: Certainty::Observed };
+    let after = |changes: Vec<Change<Thing>>| {
+        let mut fifo = DeltaFifo::with_old_objects();
+        changes.into_iter().for_each(|change| fifo.push(change));
+        let events = std::iter::from_fn(move || fifo.pop());
+        events.map(|event| crate::short(&event)).collect::<Vec<_>>()
+    };
+
+    assert_eq!(after(vec![added(at(1)), modified(at(1), at(2))]), ["+1=2"]);
+    assert_eq!(after(vec![modified(at(1), at(2)), modified(at(2), at(3))]), ["~1=3"]);
+    assert!(after(vec![added(at(1)), deleted(at(1))]).is_empty());
+    assert_eq!(after(vec![modified(at(1), at(2)), deleted(at(2))]), ["-1"]);
+    assert_eq!(after(vec![deleted(at(1)), added(at(2))]), ["~1=2"]);
+    assert_eq!(after(vec![deleted(at(1)), added(reborn(2))]), ["-1", "+1=2"]);
+    assert_eq!(after(vec![deleted(at(1)), added(reborn(2)), deleted(reborn(2))]), ["-1"]);
+}
+
+#[test]
+fn a_handler_that_asks_for_old_objects_gets_the_first_one() {
+    let at = |value| Arc::new(Thing::new(1, value));
+    let mut fifo = DeltaFifo::with_old_objects();
+
+    fifo.push(Change::Modified { old: at(1), new: at(2) });
+    fifo.push(Change::Deleted { last: at(2), certainty: Certainty::Observed });
+    fifo.push(Change::Added(at(3)));
+
+    let Some(Event::Modified { old: Some(old), object }) = fifo.pop() else {
+        panic!("a modification with an old object");
+    };
+    assert_eq!((old.value, object.value), (1, 3));
+}
