@@ -176,9 +176,23 @@ impl<T> Clone for Event<T> {
 /// `seen` is what the handler was last told, kept only for handlers that want old objects.
 enum Pending<T> {
     Added(Arc<T>),
-    Modified { seen: Option<Arc<T>>, new: Arc<T> },
-    Deleted { seen: Option<Arc<T>>, last: Arc<T>, certainty: Certainty },
-    Replaced { last: Arc<T>, certainty: Certainty, new: Arc<T> },
+    /// An add that was given back: the handler may have done it, so a delete does not cancel it.
+    AddedAgain(Arc<T>),
+    Modified {
+        seen: Option<Arc<T>>,
+        new: Arc<T>,
+    },
+    Deleted {
+        seen: Option<Arc<T>>,
+        last: Arc<T>,
+        certainty: Certainty,
+    },
+    Replaced {
+        seen: Option<Arc<T>>,
+        last: Arc<T>,
+        certainty: Certainty,
+        new: Arc<T>,
+    },
     Resync(Arc<T>),
 }
 
@@ -187,9 +201,12 @@ impl<T: Object> Pending<T> {
         match change {
             Change::Added(new) => Self::Added(new),
             Change::Modified { old, new } => Self::Modified { seen: keep_old.then_some(old), new },
-            Change::Replaced { old, new } => {
-                Self::Replaced { last: old, certainty: Certainty::Inferred, new }
-            }
+            Change::Replaced { old, new } => Self::Replaced {
+                seen: keep_old.then(|| old.clone()),
+                last: old,
+                certainty: Certainty::Inferred,
+                new,
+            },
             Change::Deleted { last, certainty } => {
                 Self::Deleted { seen: keep_old.then(|| last.clone()), last, certainty }
             }
@@ -208,35 +225,34 @@ impl<T: Object> Pending<T> {
             }
             (Self::Added(_), C::Deleted { .. }) => return None,
 
+            (Self::AddedAgain(_), C::Added(new) | C::Modified { new, .. }) => Self::AddedAgain(new),
+            (Self::AddedAgain(_), change) => Self::first(change, keep_old),
+
             (Self::Modified { seen, .. }, C::Added(new) | C::Modified { new, .. }) => {
                 Self::Modified { seen, new }
             }
-            (Self::Modified { .. }, C::Replaced { old, new }) => {
-                Self::Replaced { last: old, certainty: Inferred, new }
+            (Self::Modified { seen, .. }, C::Replaced { old, new }) => {
+                Self::Replaced { seen, last: old, certainty: Inferred, new }
             }
             (
                 Self::Modified { seen, .. } | Self::Deleted { seen, .. },
                 C::Deleted { last, certainty },
             ) => Self::Deleted { seen, last, certainty },
 
+            // The handler knows `last` only; what came and went since then it need not know.
             (
-                Self::Deleted { seen, last, certainty },
+                Self::Deleted { seen, last, certainty }
+                | Self::Replaced { seen, last, certainty, .. },
                 C::Added(new) | C::Modified { new, .. } | C::Replaced { new, .. },
             ) => {
                 if last.incarnation() == new.incarnation() {
                     Self::Modified { seen, new }
                 } else {
-                    Self::Replaced { last, certainty, new }
+                    Self::Replaced { seen, last, certainty, new }
                 }
             }
-
-            // The handler knows `last` only; what came and went since then it need not know.
-            (
-                Self::Replaced { last, certainty, .. },
-                C::Added(new) | C::Modified { new, .. } | C::Replaced { new, .. },
-            ) => Self::Replaced { last, certainty, new },
-            (Self::Replaced { last, certainty, .. }, C::Deleted { .. }) => {
-                Self::Deleted { seen: keep_old.then(|| last.clone()), last, certainty }
+            (Self::Replaced { seen, last, certainty, .. }, C::Deleted { .. }) => {
+                Self::Deleted { seen, last, certainty }
             }
         })
     }
@@ -247,9 +263,10 @@ impl<T: Object> Pending<T> {
     fn after(self, event: Event<T>) -> Self {
         match (event, self) {
             (event, Self::Resync(_)) => Self::again(event),
-            (Event::Added { .. }, Self::Modified { new, .. } | Self::Added(new)) => {
-                Self::Added(new)
-            }
+            (
+                Event::Added { .. },
+                Self::Modified { new, .. } | Self::Added(new) | Self::AddedAgain(new),
+            ) => Self::AddedAgain(new),
             (Event::Modified { old, .. }, Self::Modified { new, .. }) => {
                 Self::Modified { seen: old, new }
             }
@@ -260,7 +277,7 @@ impl<T: Object> Pending<T> {
                 if last.incarnation() == new.incarnation() {
                     Self::Modified { seen: Some(last), new }
                 } else {
-                    Self::Replaced { last, certainty, new }
+                    Self::Replaced { seen: None, last, certainty, new }
                 }
             }
             (_, newer) => newer,
@@ -270,7 +287,7 @@ impl<T: Object> Pending<T> {
     /// An event that was taken out, as something that waits.
     fn again(event: Event<T>) -> Self {
         match event {
-            Event::Added { object, .. } => Self::Added(object),
+            Event::Added { object, .. } => Self::AddedAgain(object),
             Event::Modified { old, object } => Self::Modified { seen: old, new: object },
             Event::Deleted { last, certainty } => Self::Deleted { seen: None, last, certainty },
             Event::Resync(object) => Self::Resync(object),
@@ -365,7 +382,9 @@ impl<T: Object> DeltaFifo<T> {
 
     /// Puts an event back that was taken out and could not be dealt with, behind all others.
     ///
-    /// If something newer waits for its key, the two are merged, and a delete is never lost.
+    /// If something newer waits for its key, the two are merged. Nobody knows how much of the
+    /// event was done, so a delete is never lost; it may then be one of something that the
+    /// handler does not have, and a change one of something that it has deleted.
     pub fn give_back(&mut self, event: Event<T>) {
         let key = event.key();
         let hash = table_hash(&key);
@@ -415,11 +434,13 @@ impl<T: Object> DeltaFifo<T> {
         let node = self.nodes.get_mut(at as usize)?;
         let initial = node.initial;
         let event = match node.pending.take()? {
-            Pending::Added(object) => Event::Added { object, initial },
+            Pending::Added(object) | Pending::AddedAgain(object) => {
+                Event::Added { object, initial }
+            }
             Pending::Modified { seen, new } => Event::Modified { old: seen, object: new },
             Pending::Deleted { last, certainty, .. } => Event::Deleted { last, certainty },
             Pending::Resync(object) => Event::Resync(object),
-            Pending::Replaced { last, certainty, new } => {
+            Pending::Replaced { last, certainty, new, .. } => {
                 // The delete first; the add stays where it is and is next.
                 node.pending = Some(Pending::Added(new));
                 return Some(Event::Deleted { last, certainty });
