@@ -1,6 +1,6 @@
 //! One request to a cluster: which address, which slots, what the answer means.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{collections::VecDeque, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::AUTHORIZATION;
@@ -10,7 +10,7 @@ use url::Url;
 use super::{
     ApiToken, ErrorClass, Limits, NodeName, PveError, Trust,
     breaker::{BreakerPauses, Severity},
-    error::TimedOut,
+    error::{TimedOut, find_cause},
     failover::{Endpoint, Failover, parse_api_url},
     limits::{Gates, Scope},
     path::ApiPath,
@@ -173,12 +173,16 @@ impl Client {
     pub(crate) async fn get(&self, call: Call<'_>) -> Result<Answer, PveError> {
         let (mut first_error, mut shortest_pause) = (None, None);
         let (mut asked, mut second_chance) = (0, true);
-        let mut queue: std::collections::VecDeque<_> = self.failover.order().into();
+        let mut queue: VecDeque<_> = match call.scope.node() {
+            Some(node) => self.failover.order_for(node).into(),
+            None => self.failover.order().into(),
+        };
         while let Some(endpoint) = queue.pop_front() {
             if asked == ADDRESSES {
                 break;
             }
-            let slots = self.gates.enter(call.scope, &endpoint.gate()).await;
+            let lists_too = Arc::ptr_eq(&endpoint, &self.failover.current());
+            let slots = self.gates.enter(call.scope, &endpoint.gate(), lists_too).await;
             let target = match call.scope.node() {
                 Some(node) => Some(self.gates.node(node.as_str()).breaker.pass()?),
                 None => None,
@@ -202,7 +206,9 @@ impl Client {
                     if let Some(target) = target {
                         target.succeeded();
                     }
-                    self.failover.prefer(&endpoint);
+                    if call.scope.node().is_none() {
+                        self.failover.prefer(&endpoint);
+                    }
                     return Ok(Answer { body, endpoint });
                 }
                 Err(error) => error,
@@ -224,7 +230,14 @@ impl Client {
                         target.succeeded();
                     }
                 }
-                (Blame::Trust, _) => self.failover.leave(&endpoint),
+                (Blame::Trust, _) => {
+                    // At the configured address nobody should have to wait once the certificate is
+                    // right; the next request sends no token either. A learned one has stand-ins.
+                    if endpoint.is_learned() {
+                        entry.failed(Severity::Gone, &error);
+                    }
+                    self.failover.leave(&endpoint);
+                }
                 (Blame::Target(_), None) => {}
             }
             let again = verdict.try_another;
@@ -376,7 +389,7 @@ fn failed(
         _ if error.is_connect() => {
             PveError::Connect { host, source: Arc::new(error.without_url()) }
         }
-        _ if error.is_decode() => {
+        _ if error.is_decode() && find_cause::<hyper::Error>(&error).is_none() => {
             PveError::Decode { request: call.name(), source: Arc::new(error.without_url()) }
         }
         _ => PveError::NoAnswer {
@@ -403,8 +416,7 @@ enum Blame {
     Entry(Severity),
     /// The node the request was for.
     Target(Severity),
-    /// The address is not believed. Not the breaker's business: the next request sends no token
-    /// either, and once the certificate is right nobody should have to wait.
+    /// The address is not believed.
     Trust,
 }
 
@@ -413,7 +425,10 @@ fn judge(error: &PveError, scope: Scope<'_>, elapsed: Duration) -> Verdict {
     match error {
         PveError::Connect { .. } => verdict(Blame::Entry(Severity::Gone), true),
         PveError::Tls { .. } | PveError::NotHttps { .. } => verdict(Blame::Trust, true),
-        PveError::NoAnswer { .. } => verdict(Blame::Entry(Severity::Shaky), elapsed < SOON),
+        PveError::NoAnswer { source, .. } => {
+            let again = elapsed < SOON && !source.is::<TimedOut>();
+            verdict(Blame::Entry(Severity::Shaky), again)
+        }
         PveError::Refused { status: status @ 595..=599, .. } => {
             let severity = if *status == 595 { Severity::Gone } else { Severity::Shaky };
             match scope.node() {

@@ -307,6 +307,24 @@ impl PveError {
 #[error("timed out")]
 pub(crate) struct TimedOut;
 
+/// The first `T` among `error` and its causes.
+pub(crate) fn find_cause<'e, T: Error + 'static>(
+    error: &'e (dyn Error + 'static),
+) -> Option<&'e T> {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // An io::Error passes over what it holds in `source`.
+        at = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 #[derive(Default, serde::Deserialize)]
 struct ErrorBody {
     #[serde(default)]

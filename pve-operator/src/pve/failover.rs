@@ -1,8 +1,9 @@
 //! Through which nodes a cluster can be asked.
 //!
-//! Any node answers for all. We stay with the one that works; when it does not, the others that
-//! `/cluster/status` named are tried, on the port of `api_url` (8006 if that is 443, where a proxy
-//! stands in front of the cluster).
+//! Any node answers for all. Lists stay with the address that works; when it does not, the others
+//! that `/cluster/status` named are tried, on the port of `api_url` (8006 if that is 443, where a
+//! proxy stands in front of the cluster). What one node is asked goes to that node itself where
+//! its address is known and works, which spares the others the passing on.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -23,16 +24,17 @@ pub(crate) struct Endpoint {
     authority: String,
     host: Host,
     node: Mutex<Option<NodeName>>,
+    learned: bool,
     pub(crate) breaker: Arc<Breaker>,
 }
 
 impl Endpoint {
-    fn new(url: &Url, pauses: BreakerPauses) -> Option<Arc<Self>> {
+    fn new(url: &Url, pauses: BreakerPauses, learned: bool) -> Option<Arc<Self>> {
         let host = url.host()?.to_owned();
         let authority = format!("{host}:{}", url.port_or_known_default()?);
         let base = format!("https://{authority}{}", url.path().trim_end_matches('/'));
         let breaker = Breaker::new(authority.clone(), pauses);
-        Some(Arc::new(Self { base, authority, host, node: Mutex::new(None), breaker }))
+        Some(Arc::new(Self { base, authority, host, node: Mutex::new(None), learned, breaker }))
     }
 
     /// The URL of a path below `/api2/json`.
@@ -59,6 +61,11 @@ impl Endpoint {
             Host::Ipv4(ip) => Some((*ip).into()),
             Host::Ipv6(ip) => Some((*ip).into()),
         }
+    }
+
+    /// Whether the cluster named it, and not a person.
+    pub(crate) fn is_learned(&self) -> bool {
+        self.learned
     }
 
     /// The node behind this address, once it is known.
@@ -131,7 +138,7 @@ struct Known {
 
 impl Failover {
     pub(crate) fn new(api_url: &Url, pauses: BreakerPauses) -> Result<Self, PveError> {
-        let first = Endpoint::new(api_url, pauses)
+        let first = Endpoint::new(api_url, pauses, false)
             .ok_or_else(|| PveError::Input { what: format!("api_url {api_url} has no host") })?;
         let port = match api_url.port_or_known_default() {
             None | Some(443) => 8006,
@@ -146,6 +153,16 @@ impl Failover {
         let known = self.known.lock();
         let (before, from) = known.endpoints.split_at(known.current);
         from.iter().chain(before).cloned().collect()
+    }
+
+    /// The same for what only `node` can answer: itself first, unless it failed lately.
+    pub(crate) fn order_for(&self, node: &NodeName) -> Vec<Arc<Endpoint>> {
+        let mut order = self.order();
+        let itself = |it: &Arc<Endpoint>| it.node().as_ref() == Some(node) && !it.breaker.is_open();
+        if let Some(at) = order.iter().position(itself) {
+            order[..=at].rotate_right(1);
+        }
+        order
     }
 
     pub(crate) fn current(&self) -> Arc<Endpoint> {
@@ -209,7 +226,11 @@ impl Failover {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         };
-        Endpoint::new(&Url::parse(&format!("https://{host}:{}", self.port)).ok()?, self.pauses)
+        Endpoint::new(
+            &Url::parse(&format!("https://{host}:{}", self.port)).ok()?,
+            self.pauses,
+            true,
+        )
     }
 }
 
@@ -264,6 +285,20 @@ mod tests {
         assert!(Arc::ptr_eq(&it.current(), &second), "and its breaker is the same");
         it.leave(&second);
         assert_eq!(it.current().authority(), "10.0.0.1:8006");
+    }
+
+    #[test]
+    fn a_node_is_asked_itself_if_its_address_is_known() {
+        let it = failover("https://10.0.0.1:8006");
+        let three = [("pve1", "10.0.0.1"), ("pve2", "10.0.0.2"), ("pve3", "10.0.0.3")];
+        it.learn(&status("pve1", &three), &it.current());
+
+        let order = it.order_for(&NodeName::new("pve3").unwrap());
+
+        let order: Vec<_> = order.iter().map(|it| it.authority()).collect();
+        assert_eq!(order, ["10.0.0.3:8006", "10.0.0.1:8006", "10.0.0.2:8006"]);
+        let unknown = it.order_for(&NodeName::new("pve9").unwrap());
+        assert_eq!(unknown[0].authority(), "10.0.0.1:8006");
     }
 
     #[test]

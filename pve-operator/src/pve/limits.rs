@@ -1,8 +1,9 @@
 //! How much one cluster is asked at once.
 //!
 //! A PVE node has three workers that each do one thing at a time, so three slow calls stop its
-//! whole API, people's browsers included. Slots are taken from narrow to wide (agent, node,
-//! background, cluster), so that whoever waits for a busy node holds nothing that others need.
+//! whole API, people's browsers included. A request that is passed on counts at both nodes.
+//! Slots are taken from narrow to wide (agent, details, nodes by name, background, cluster), so
+//! that nobody waits in a circle, and who waits for a busy node holds little that others need.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,9 +18,9 @@ use super::{
 /// Requests in flight, at most.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
+    /// One of these is kept for lists at the address that lists go to, and one of `per_cluster`
+    /// too, so that a poll never waits behind guests' details; with 1 there is nothing to keep.
     pub per_node: usize,
-    /// One of these is kept for questions to the cluster as a whole, so that a poll never waits
-    /// behind guests' details; with 1 there is nothing to keep.
     pub per_cluster: usize,
     /// Calls that a guest agent answers: they block a worker until it does.
     pub agent_per_node: usize,
@@ -65,6 +66,7 @@ pub(crate) struct Gates {
 #[derive(Debug)]
 pub(crate) struct NodeGate {
     slots: Arc<Semaphore>,
+    details: Arc<Semaphore>,
     agent: Arc<Semaphore>,
     pub(crate) breaker: Arc<Breaker>,
 }
@@ -73,7 +75,7 @@ pub(crate) struct NodeGate {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Slots {
-    _held: [Option<OwnedSemaphorePermit>; 4],
+    _held: [Option<OwnedSemaphorePermit>; 6],
 }
 
 /// More names than any cluster has nodes; beyond it, idle ones are forgotten.
@@ -100,6 +102,7 @@ impl Gates {
         }
         let gate = Arc::new(NodeGate {
             slots: Arc::new(Semaphore::new(self.limits.per_node.max(1))),
+            details: Arc::new(Semaphore::new(self.limits.per_node.saturating_sub(1).max(1))),
             agent: Arc::new(Semaphore::new(self.limits.agent_per_node.max(1))),
             breaker: Breaker::new(format!("node {name}"), self.pauses),
         });
@@ -109,19 +112,34 @@ impl Gates {
 
     /// Waits for the slots of a request that goes in through `entry`, the name of a node or, as
     /// long as that is not known, its address. First come, first served.
-    pub(crate) async fn enter(&self, scope: Scope<'_>, entry: &str) -> Slots {
-        let gate = self.node(scope.node().map_or(entry, NodeName::as_str));
+    ///
+    /// `lists_too`: whether that is where lists go.
+    pub(crate) async fn enter(&self, scope: Scope<'_>, entry: &str, lists_too: bool) -> Slots {
+        let target = scope.node().map(NodeName::as_str);
         let agent = match scope {
-            Scope::Agent(_) => Some(acquire(&gate.agent).await),
+            Scope::Agent(node) => Some(acquire(&self.node(node.as_str()).agent).await),
             Scope::Cluster | Scope::Node(_) => None,
         };
-        let node = acquire(&gate.slots).await;
-        let background = match scope {
-            Scope::Cluster => None,
-            Scope::Node(_) | Scope::Agent(_) => Some(acquire(&self.background).await),
+        let details = match target {
+            Some(_) if lists_too => Some(acquire(&self.node(entry).details).await),
+            _ => None,
+        };
+        let (first, second) = match target {
+            Some(target) if target < entry => (target, Some(entry)),
+            Some(target) if target > entry => (entry, Some(target)),
+            _ => (entry, None),
+        };
+        let first = acquire(&self.node(first).slots).await;
+        let second = match second {
+            Some(second) => Some(acquire(&self.node(second).slots).await),
+            None => None,
+        };
+        let background = match target {
+            Some(_) => Some(acquire(&self.background).await),
+            None => None,
         };
         let cluster = acquire(&self.cluster).await;
-        Slots { _held: [agent, Some(node), background, Some(cluster)] }
+        Slots { _held: [agent, details, Some(first), second, background, Some(cluster)] }
     }
 }
 
@@ -146,42 +164,51 @@ mod tests {
     #[test]
     fn a_node_is_asked_two_things_at_once_and_one_agent() {
         let (gates, n1) = (gates(), node(1));
+        let enter = |scope| gates.enter(scope, "pve1", false).now_or_never();
 
-        let agent = gates.enter(Scope::Agent(&n1), "pve9").now_or_never();
+        let agent = enter(Scope::Agent(&n1));
         assert!(agent.is_some());
-        assert!(gates.enter(Scope::Agent(&n1), "pve9").now_or_never().is_none());
-        let other = gates.enter(Scope::Node(&n1), "pve9").now_or_never();
+        assert!(enter(Scope::Agent(&n1)).is_none());
+        let other = enter(Scope::Node(&n1));
         assert!(other.is_some());
-        assert!(gates.enter(Scope::Node(&n1), "pve9").now_or_never().is_none());
+        assert!(enter(Scope::Node(&n1)).is_none());
         drop(agent);
 
-        assert!(gates.enter(Scope::Node(&n1), "pve9").now_or_never().is_some());
+        assert!(enter(Scope::Node(&n1)).is_some());
     }
 
     #[test]
     fn a_cluster_is_asked_five_things_at_once_of_which_one_is_a_list() {
         let gates = gates();
+        let direct = |number| {
+            let node = node(number);
+            gates.enter(Scope::Node(&node), node.as_str(), false).now_or_never()
+        };
 
-        let details: Vec<_> = (1..=4)
-            .map(|number| gates.enter(Scope::Node(&node(number)), "pve9").now_or_never().unwrap())
-            .collect();
+        let details: Vec<_> = (1..=4).map(|number| direct(number).unwrap()).collect();
 
-        assert!(gates.enter(Scope::Node(&node(5)), "pve9").now_or_never().is_none());
-        let list = gates.enter(Scope::Cluster, "pve9").now_or_never();
+        assert!(direct(5).is_none());
+        let list = gates.enter(Scope::Cluster, "pve9", true).now_or_never();
         assert!(list.is_some());
-        assert!(gates.enter(Scope::Cluster, "pve8").now_or_never().is_none());
+        assert!(gates.enter(Scope::Cluster, "pve8", false).now_or_never().is_none());
         drop(details);
     }
 
     #[test]
-    fn lists_count_against_the_node_that_answers_them() {
-        let (gates, n1) = (gates(), node(1));
+    fn what_is_passed_on_counts_at_both_nodes_and_leaves_room_for_a_list() {
+        let gates = gates();
+        let through_1 =
+            |number| gates.enter(Scope::Node(&node(number)), "pve1", true).now_or_never();
 
-        let one = gates.enter(Scope::Node(&n1), "pve1").now_or_never().unwrap();
-        let two = gates.enter(Scope::Cluster, "pve1").now_or_never().unwrap();
-
-        assert!(gates.enter(Scope::Cluster, "pve1").now_or_never().is_none());
-        drop((one, two));
+        let one = through_1(2);
+        assert!(one.is_some());
+        assert!(through_1(3).is_none(), "the other slot of pve1 is for lists");
+        let list = gates.enter(Scope::Cluster, "pve1", true).now_or_never();
+        assert!(list.is_some());
+        assert!(gates.enter(Scope::Cluster, "pve1", true).now_or_never().is_none());
+        let direct = gates.enter(Scope::Node(&node(2)), "pve2", false).now_or_never();
+        assert!(direct.is_some());
+        assert!(gates.enter(Scope::Node(&node(2)), "pve2", false).now_or_never().is_none());
     }
 
     #[test]

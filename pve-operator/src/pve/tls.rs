@@ -40,7 +40,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::PveError;
+use super::{PveError, error::find_cause};
 
 /// The SHA-256 of a certificate, which PVE calls its fingerprint.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -432,26 +432,16 @@ fn system_roots() -> &'static RootCertStore {
     })
 }
 
-/// The distrust, and the TLS error, somewhere below `error`.
+/// The TLS error somewhere below `error`, and the distrust in it.
 pub(crate) fn tls_error_in<'e>(
     error: &'e (dyn Error + 'static),
 ) -> Option<(&'e rustls::Error, Option<&'e Distrust>)> {
-    let mut at = Some(error);
-    while let Some(error) = at {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            let distrust = match tls {
-                rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
-                    other.0.downcast_ref::<Distrust>()
-                }
-                _ => None,
-            };
-            return Some((tls, distrust));
+    let tls: &rustls::Error = find_cause(error)?;
+    let distrust = match tls {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+            other.0.downcast_ref::<Distrust>()
         }
-        // An io::Error passes over what it holds in `source`.
-        at = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    None
+        _ => None,
+    };
+    Some((tls, distrust))
 }
