@@ -218,15 +218,13 @@ impl<T: Object> Pending<T> {
         use Certainty::Inferred;
         use Change as C;
         Some(match (self, change) {
-            (Self::Resync(_), change) => Self::first(change, keep_old),
+            (Self::AddedAgain(_), C::Added(new) | C::Modified { new, .. }) => Self::AddedAgain(new),
+            (Self::Resync(_) | Self::AddedAgain(_), change) => Self::first(change, keep_old),
 
             (Self::Added(_), C::Added(new) | C::Modified { new, .. } | C::Replaced { new, .. }) => {
                 Self::Added(new)
             }
             (Self::Added(_), C::Deleted { .. }) => return None,
-
-            (Self::AddedAgain(_), C::Added(new) | C::Modified { new, .. }) => Self::AddedAgain(new),
-            (Self::AddedAgain(_), change) => Self::first(change, keep_old),
 
             (Self::Modified { seen, .. }, C::Added(new) | C::Modified { new, .. }) => {
                 Self::Modified { seen, new }

@@ -159,6 +159,11 @@ impl<T: Object + Clone> ScriptedSource<T> {
         self.world.lock().objects.clone()
     }
 
+    /// The number of the last change.
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
     /// What is to go wrong with the next lists.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.world.lock().faults.extend(faults);

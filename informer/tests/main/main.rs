@@ -82,5 +82,5 @@ fn drain(subscription: &mut informer::Subscription<Thing>) -> Vec<String> {
     events
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 const SECOND: Duration = Duration::from_secs(1);

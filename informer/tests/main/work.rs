@@ -36,7 +36,9 @@ fn keys(queue: &WorkQueue<u32>) -> Vec<u32> {
 #[tokio::test(start_paused = true)]
 async fn a_key_that_waits_is_not_queued_twice() {
     let queue = queue();
-    [1, 2, 1, 3, 2].into_iter().for_each(|key| assert!(queue.add(key)));
+    for key in [1, 2, 1, 3, 2] {
+        assert!(queue.add(key));
+    }
 
     assert_eq!(keys(&queue), [1, 2, 3]);
     assert!(queue.is_empty());
@@ -181,7 +183,9 @@ async fn what_matters_more_comes_first_and_what_waits_long_enough_too() {
 #[tokio::test(start_paused = true)]
 async fn groups_take_turns_and_none_has_more_running_than_it_may() {
     let queue = WorkQueue::builder("test").groups(|key: &u32| key / 100, 2).build();
-    (0..50).for_each(|key| assert!(queue.add(key)));
+    for key in 0..50 {
+        assert!(queue.add(key));
+    }
     queue.add(100);
     queue.add(200);
 
@@ -209,7 +213,9 @@ async fn a_worker_that_dies_leaves_a_failure_behind() {
 #[tokio::test(start_paused = true)]
 async fn now_returns_what_did_not_run() {
     let queue = queue();
-    (1..=4).for_each(|key| assert!(queue.add(key)));
+    for key in 1..=4 {
+        assert!(queue.add(key));
+    }
     queue.add_after(5, HOUR);
     let running = queue.take().await.unwrap();
     queue.add(1);
@@ -227,7 +233,9 @@ async fn now_returns_what_did_not_run() {
 #[tokio::test(start_paused = true)]
 async fn drain_runs_what_is_ready_and_returns_what_waits() {
     let queue = queue();
-    (0..1000).for_each(|key| assert!(queue.add(key)));
+    for key in 0..1000 {
+        assert!(queue.add(key));
+    }
     queue.add_after(5000, HOUR);
     let done = Arc::new(AtomicU32::new(0));
     let mut workers = JoinSet::new();
@@ -252,7 +260,9 @@ async fn drain_runs_what_is_ready_and_returns_what_waits() {
 #[tokio::test(start_paused = true)]
 async fn drain_ends_at_its_deadline() {
     let queue = queue();
-    [1, 2].into_iter().for_each(|key| assert!(queue.add(key)));
+    for key in [1, 2] {
+        assert!(queue.add(key));
+    }
     let stuck = queue.take().await.unwrap();
     let start = Instant::now();
 
@@ -265,7 +275,9 @@ async fn drain_ends_at_its_deadline() {
 #[tokio::test(start_paused = true)]
 async fn finish_running_waits_for_those_who_work_and_no_more() {
     let queue = queue();
-    [1, 2].into_iter().for_each(|key| assert!(queue.add(key)));
+    for key in [1, 2] {
+        assert!(queue.add(key));
+    }
     let item = queue.take().await.unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -454,4 +466,50 @@ async fn a_controller_retries_errors_panics_and_timeouts_and_goes_on() {
     drop(stop);
     let not_run = controllers.join_next().await.unwrap().unwrap();
     assert_eq!(not_run, [4], "it wanted to come again");
+}
+
+/// Threads in earnest: a lost wake-up shows as a queue that never empties.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_workers_do_all_the_work_and_no_key_twice_at_once() {
+    let queue = WorkQueue::builder("threads").build();
+    let done = Arc::new(AtomicU32::new(0));
+    let busy: Arc<Vec<AtomicU32>> = Arc::new((0..50).map(|_| AtomicU32::new(0)).collect());
+    let mut workers = JoinSet::new();
+    for _ in 0..8 {
+        let (queue, done, busy) = (queue.clone(), done.clone(), busy.clone());
+        workers.spawn(async move {
+            while let Some(item) = queue.take().await {
+                let slot: &AtomicU32 = &busy[*item.key()];
+                assert_eq!(slot.fetch_add(1, Ordering::SeqCst), 0, "twice at once");
+                tokio::task::yield_now().await;
+                slot.fetch_sub(1, Ordering::SeqCst);
+                done.fetch_add(1, Ordering::Relaxed);
+                item.done();
+            }
+        });
+    }
+
+    for round in 0..200_u32 {
+        for key in 0..50_usize {
+            if key % 10 == 0 {
+                queue.add_after(key, Duration::from_micros(u64::from(round) * 10));
+            } else {
+                queue.add(key);
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    timeout(60 * SECOND, async {
+        while !queue.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the queue empties");
+
+    assert!(queue.shutdown(Shutdown::Drain(SECOND)).await.is_empty());
+    while let Some(worker) = workers.join_next().await {
+        worker.unwrap();
+    }
+    assert!(done.load(Ordering::Relaxed) >= 50);
 }
