@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rand::Rng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -65,35 +67,38 @@ impl Ports {
     }
 }
 
+/// Free ports are looked for below those that Linux gives to outgoing connections: one of these
+/// could take a node's port while the node is off.
+const PORTS: Range<u16> = 10_240..32_768;
+
 /// Binds a listener for each of `nodes` nodes.
 pub(crate) fn bind(first: SocketAddr, nodes: usize) -> io::Result<Vec<TcpListener>> {
-    let attempts = if first.port() == 0 { 50 } else { 1 };
-    let mut last = io::Error::other("no node to bind for");
-    for _ in 0..attempts {
-        match bind_side_by_side(first, nodes) {
-            Ok(listeners) => return Ok(listeners),
-            Err(error) => last = error,
-        }
-        if last.kind() == io::ErrorKind::AddrNotAvailable && first.port() == 0 {
-            return (0..nodes).map(|_| TcpListener::bind(first)).collect();
+    if first.port() != 0 {
+        return bind_side_by_side(first, nodes);
+    }
+    for _ in 0..100 {
+        let port = rand::rng().random_range(PORTS);
+        match bind_side_by_side(SocketAddr::new(first.ip(), port), nodes) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => break,
+            bound => return bound,
         }
     }
-    Err(last)
+    (0..nodes).map(|_| TcpListener::bind(first)).collect()
 }
 
 fn bind_side_by_side(first: SocketAddr, nodes: usize) -> io::Result<Vec<TcpListener>> {
-    let mut listeners = vec![TcpListener::bind(first)?];
-    let port = listeners[0].local_addr()?.port();
-    for n in 1..nodes {
-        let address = SocketAddr::new(nth_address(first.ip(), n), port);
-        listeners.push(TcpListener::bind(address)?);
-    }
-    Ok(listeners)
+    (0..nodes)
+        .map(|n| TcpListener::bind(SocketAddr::new(nth_address(first.ip(), n), first.port())))
+        .collect()
 }
 
 /// The `n`th address after this one, leaving out `.0` and `.255`.
 pub(crate) fn nth_address(first: IpAddr, n: usize) -> IpAddr {
     let IpAddr::V4(v4) = first else { return first };
+    if n == 0 {
+        return first;
+    }
     let n = u32::try_from(n).expect("fewer nodes than addresses");
     let start = u32::from(v4);
     let (net, host) = (start & !0xff, (start & 0xff).saturating_sub(1) + n);
@@ -204,6 +209,7 @@ mod tests {
     fn addresses_leave_out_network_and_broadcast() {
         let first = IpAddr::from([127, 0, 0, 1]);
 
+        assert_eq!(nth_address(first, 0), first);
         assert_eq!(nth_address(first, 1), IpAddr::from([127, 0, 0, 2]));
         assert_eq!(nth_address(first, 253), IpAddr::from([127, 0, 0, 254]));
         assert_eq!(nth_address(first, 254), IpAddr::from([127, 0, 1, 1]));

@@ -148,6 +148,11 @@ impl Token {
         }
     }
 
+    /// Whether every path below this one has the same privileges.
+    pub(crate) fn is_even_below(&self, path: &str) -> bool {
+        !self.acl.keys().any(|at| at != path && is_below(at, path))
+    }
+
     /// The paths that `/access/permissions` shows: PVE's usual ones and those with an entry.
     pub(crate) fn shown_paths(&self) -> BTreeSet<&str> {
         let usual = ["/", "/access", "/access/groups", "/nodes", "/pool", "/sdn", "/storage"];
@@ -198,6 +203,14 @@ mod tests {
         assert!(token.on("/vms/100").is_empty());
         assert!(token.on("/vms/101").contains("VM.Audit"));
         assert!(token.on("/vms/1000").contains("VM.Audit"), "/vms/1000 is not below /vms/100");
+    }
+
+    #[test]
+    fn privileges_of_one_guest_make_guests_uneven() {
+        let token = Token::new("a@pve!t", "s").granted("/vms", &AUDIT);
+
+        assert!(token.is_even_below("/vms"));
+        assert!(!token.granted("/vms/100", &["VM.Clone"]).is_even_below("/vms"));
     }
 
     #[test]
