@@ -47,6 +47,9 @@ fn a_node_that_is_off_refuses_connections_and_shows_as_offline() {
     sim.node_up("pve2");
     assert_eq!(resources(&sim)[&guest]["name"], named);
     assert!(data_from(&sim, "pve2", "/version").is_object());
+    // The next five minutes begin with the next absence.
+    sim.node_down("pve2");
+    assert_eq!(resources(&sim)[&guest]["name"], named);
 }
 
 #[test]
