@@ -480,6 +480,10 @@ impl<T: Object> Shard<T> {
             self.slots[slot as usize] = Some(entry);
             slot
         } else {
+            if self.slots.len() == self.slots.capacity() {
+                // By a quarter: what doubling leaves unused counts for more than the copying.
+                self.slots.reserve_exact((self.slots.len() / 4).max(4));
+            }
             self.slots.push(Some(entry));
             slot_number(self.slots.len() - 1)
         };

@@ -74,8 +74,10 @@ async fn a_fatal_error_is_retried_slowly_unless_the_hook_says_stop() {
     let source = source_with([]);
     source.faults((0..3).map(|_| Fault::Error(SourceError::fatal("token revoked"))));
     let mut tasks = JoinSet::new();
+    let start = Instant::now();
     let handle = run(polled(&source), &mut tasks);
     handle.synced(HOUR).await.unwrap();
+    assert!(start.elapsed() > 80 * SECOND, "three pauses of about 30 s");
 
     source.faults([Fault::Error(SourceError::fatal("token revoked"))]);
     let builder = polled(&source).on_error(|error, _| match error {
@@ -99,6 +101,85 @@ async fn a_source_that_panics_or_hangs_has_failed_like_any_other() {
 
     assert_eq!(source.lists(), 3);
     assert_eq!(handle.store().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_answer_brings_the_first_pause_back() {
+    let source = source_with([]);
+    let fails = |times| (0..times).map(|_| Fault::Error(SourceError::transient("no")));
+    source.faults(fails(8));
+    let backoff = Backoff::new(SECOND, HOUR).without_jitter();
+    let mut tasks = JoinSet::new();
+    let handle = run(polled(&source).backoff(backoff), &mut tasks);
+    handle.synced(256 * SECOND).await.unwrap();
+
+    source.faults(fails(1));
+    let failed = handle.status_until(|status| status.failures == 1).await;
+    let again = handle.status_until(|status| status.failures == 0).await;
+
+    assert_eq!(again.last_success.unwrap() - failed.last_error_at.unwrap(), SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_can_be_asked_for() {
+    let source = source_with([]);
+    let builder = SharedIndexInformer::builder(source.clone()).poll_every(HOUR);
+    let mut tasks = JoinSet::new();
+    let handle = run(builder, &mut tasks);
+    handle.synced(SECOND).await.unwrap();
+    sleep(SECOND).await;
+
+    handle.relist();
+    sleep(SECOND).await;
+
+    assert_eq!(source.lists(), 2);
+}
+
+/// Puts one thing and takes its time before it ends.
+struct Lingering;
+
+impl ListWatcher for Lingering {
+    type Object = Thing;
+
+    async fn list(&self, into: &mut Listing<'_, Thing>) -> Result<ListDone, SourceError> {
+        into.put(Thing::new(1, 1));
+        sleep(10 * SECOND).await;
+        into.put(Thing::new(2, 1));
+        into.flush();
+        sleep(10 * SECOND).await;
+        Ok(ListDone::complete())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_between_a_change_and_its_announcement_hears_of_it_once() {
+    let mut tasks = JoinSet::new();
+    let handle = run(SharedIndexInformer::builder(Lingering).poll_every(HOUR), &mut tasks);
+    sleep(5 * SECOND).await;
+    let mut replayed = handle.subscribe(SubscribeOptions::named("replayed"));
+    let mut from_now = handle.subscribe(SubscribeOptions::default().replay(Replay::Nothing));
+    assert_eq!(drain(&mut replayed), ["+1=1"]);
+
+    sleep(6 * SECOND).await;
+
+    assert_eq!(drain(&mut replayed), ["+2=1"]);
+    assert_eq!(drain(&mut from_now), ["+2=1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_thing_under_the_same_key_is_a_delete_and_an_add() {
+    let source = source_with([Thing::new(1, 1)]);
+    let mut tasks = JoinSet::new();
+    let handle = run(polled(&source), &mut tasks);
+    let mut events = handle.subscribe(SubscribeOptions::default());
+    handle.synced(SECOND).await.unwrap();
+    assert_eq!(drain(&mut events), ["+1=1"]);
+
+    source.set(Thing { life: 1, ..Thing::new(1, 2) });
+    next_list(&handle).await;
+
+    assert_eq!(events.next().await.map(|event| short(&event)).as_deref(), Some("-1?"));
+    assert_eq!(events.next().await.map(|event| short(&event)).as_deref(), Some("+1=2"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,6 +442,26 @@ async fn a_filter_sees_things_come_and_go() {
     next_list(&handle).await;
     assert_eq!(drain(&mut small), ["-2?"]);
     assert_eq!(drain(&mut moved), ["-2?", "~1=9"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_is_brought_up_to_date_by_changes_that_are_no_event() {
+    let source = ScriptedSource::watching();
+    let mut tasks = JoinSet::new();
+    let handle = run(SharedIndexInformer::builder(source.clone()), &mut tasks);
+    let moved = SubscribeOptions::named("moved").changed_by(|a: &Thing, b| a.node != b.node);
+    let mut moved = handle.subscribe(moved);
+    handle.synced(SECOND).await.unwrap();
+
+    source.set(Thing::new(1, 1));
+    handle.store().wait_until(|store| store.len() == 1).await;
+    source.set(Thing::new(1, 2));
+    sleep(SECOND).await;
+    assert_eq!(drain(&mut moved), ["+1=2"]);
+
+    source.set(Thing::new(1, 3));
+    sleep(SECOND).await;
+    assert!(drain(&mut moved).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

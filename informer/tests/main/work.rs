@@ -174,6 +174,11 @@ async fn what_matters_more_comes_first_and_what_waits_long_enough_too() {
     assert_eq!(keys(&queue), [4, 3, 2, 1]);
 
     queue.add_with(1, Priority::Low);
+    advance(25 * SECOND).await;
+    queue.add_with(2, Priority::Urgent);
+    assert_eq!(keys(&queue), [2, 1], "it has not waited long enough");
+
+    queue.add_with(1, Priority::Low);
     advance(31 * SECOND).await;
     queue.add_with(2, Priority::Urgent);
     queue.add_with(3, Priority::Normal);
@@ -255,6 +260,43 @@ async fn drain_runs_what_is_ready_and_returns_what_waits() {
     assert_eq!(left, [5000]);
     assert_eq!(done.load(Ordering::Relaxed), 1000);
     timeout(SECOND, async { while workers.join_next().await.is_some() {} }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_runs_what_was_added_while_it_ran() {
+    let queue = queue();
+    queue.add(1);
+    let running = queue.take().await.unwrap();
+    queue.add(1);
+    let worker = queue.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let again = worker.take().await;
+        again.map(Taken::done)
+    });
+    tasks.spawn(async move {
+        sleep(10 * SECOND).await;
+        running.done();
+        Some(())
+    });
+
+    assert!(queue.shutdown(Shutdown::Drain(HOUR)).await.is_empty());
+
+    while let Some(ended) = tasks.join_next().await {
+        assert_eq!(ended.unwrap(), Some(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn success_resets_the_back_off_of_a_key_that_is_wanted_again() {
+    let queue = queue();
+    queue.add(1);
+    queue.take().await.unwrap().retry();
+    let item = queue.take().await.unwrap();
+    queue.add(1);
+    item.done();
+
+    assert_eq!(queue.take().await.unwrap().failures(), 0);
 }
 
 #[tokio::test(start_paused = true)]
