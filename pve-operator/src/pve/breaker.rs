@@ -21,7 +21,7 @@ pub struct BreakerPauses {
 
 impl Default for BreakerPauses {
     fn default() -> Self {
-        Self { first: Duration::from_secs(10), longest: Duration::from_secs(180) }
+        Self { first: Duration::from_secs(10), longest: Duration::from_mins(3) }
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
         fail(&breaker);
 
         for pause in [10, 20, 40, 80, 160, 180, 180] {
-            advance(Duration::from_secs(pause) - Duration::from_millis(1)).await;
+            advance(Duration::from_millis(pause * 1000 - 1)).await;
             let Err(PveError::BreakerOpen { retry_after, .. }) = breaker.pass() else {
                 panic!("asked before {pause} s were over");
             };
@@ -166,7 +166,7 @@ mod tests {
             advance(Duration::from_millis(1)).await;
             fail(&breaker);
         }
-        advance(Duration::from_secs(180)).await;
+        advance(Duration::from_mins(3)).await;
         breaker.pass().unwrap().succeeded();
         fail(&breaker);
         advance(Duration::from_secs(10)).await;

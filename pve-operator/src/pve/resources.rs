@@ -265,10 +265,6 @@ impl<'de> Visitor<'de> for List<'_, 'de> {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once, from the parser's stack into its vector"
-)]
 enum Row<'a> {
     Node(NodeRow<'a>),
     Guest(GuestRow<'a>),

@@ -152,8 +152,8 @@ impl Trust {
         let mut fingerprints = self.fingerprints.clone();
         fingerprints.sort_unstable();
         fingerprints.dedup();
-        fingerprints.iter().for_each(|it| all.extend(it.0));
-        self.ca.iter().for_each(|it| all.extend(Fingerprint::of_certificate(it).0));
+        let authorities = self.ca.iter().map(|it| Fingerprint::of_certificate(it));
+        all.extend(fingerprints.into_iter().chain(authorities).flat_map(|it| it.0));
         Fingerprint::of_certificate(&all)
     }
 }

@@ -9,14 +9,15 @@ use std::{
 };
 
 use pve_operator::pve::{
-    ErrorClass, NodeName, PveError, Reader, RequestObserver, RequestSeen, Retry, Trust, Vmid,
+    ErrorClass, FirstUse, NodeName, PveError, Reader, RequestObserver, RequestSeen, Retry, Trust,
+    Vmid,
 };
 
 use crate::server::{Identity, Reply, Server};
 
 fn trust(identity: &Identity) -> Trust {
     let fingerprint = identity.fingerprint().to_string();
-    Trust::parse(Some(&fingerprint), None, false, Default::default()).unwrap()
+    Trust::parse(Some(&fingerprint), None, false, FirstUse::default()).unwrap()
 }
 
 fn members() -> Reply {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use pve_operator::pve::{
-    Effect, ErrorClass, Interfaces, MIRROR, NodeName, Outcome, PveError, Reader, Resources,
-    TaskLog, TaskState, Trust, Upid, Vmid,
+    Effect, ErrorClass, FirstUse, Interfaces, MIRROR, NodeName, Outcome, PveError, Reader,
+    Resources, TaskLog, TaskState, Trust, Upid, Vmid,
 };
 use serde_json::Value;
 
@@ -18,7 +18,8 @@ struct Recording {
 
 fn recording(name: &str) -> Recording {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded").join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let response = &serde_json::from_str::<Value>(&text).unwrap()["response"];
     let body = match &response["body"] {
         Value::String(text) => text.clone(),
@@ -47,7 +48,7 @@ async fn serve(answer: impl Fn() -> Reply + Send + Sync + 'static) -> (Reader, S
     let identity = Identity::self_signed(&["pve1"]);
     let server = Server::start(&identity, move |_| answer()).await;
     let fingerprint = identity.fingerprint().to_string();
-    let trust = Trust::parse(Some(&fingerprint), None, false, Default::default()).unwrap();
+    let trust = Trust::parse(Some(&fingerprint), None, false, FirstUse::default()).unwrap();
     (server.reader(trust), server)
 }
 
@@ -111,7 +112,7 @@ async fn every_node_shows_the_fingerprint_of_its_certificate() {
     let certificates = reader.certificates(&pve1()).await.unwrap();
     let ca = certificates.rows.iter().find(|it| it.filename.as_deref() == Some("pve-root-ca.pem"));
     let pem = ca.and_then(|it| it.pem.as_deref()).unwrap();
-    assert!(Trust::parse(None, Some(pem), false, Default::default()).is_ok());
+    assert!(Trust::parse(None, Some(pem), false, FirstUse::default()).is_ok());
 }
 
 #[tokio::test]

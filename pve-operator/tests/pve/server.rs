@@ -66,17 +66,17 @@ impl Authority {
     }
 
     pub(crate) fn issue(&self, names: &[&str]) -> Identity {
-        self.sign(params(names))
+        self.sign(&params(names))
     }
 
     pub(crate) fn issue_expired(&self, names: &[&str]) -> Identity {
         let mut params = params(names);
         params.not_before = rcgen::date_time_ymd(2019, 1, 1);
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        self.sign(params)
+        self.sign(&params)
     }
 
-    fn sign(&self, params: CertificateParams) -> Identity {
+    fn sign(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         Identity { der: cert.der().clone(), key: key.serialize_der(), pem: cert.pem() }
