@@ -218,10 +218,10 @@ impl Reader {
         if !seen.is_empty() && nodes.skipped == 0 {
             learned.fingerprints = seen;
         }
-        // A certificate that is not PVE's own stands before the cluster: it was pinned by use.
+        // One that no node has stands in front of the cluster: pinned by use, and kept in use.
         let through = self.client.failover.current();
-        if self.client.verifier.learned().fingerprints.len() == 1
-            && let Some(shown) = self.client.verifier.shown_by(&through.host())
+        if let Some(shown) = self.client.verifier.shown_by(&through.host())
+            && self.learned().fingerprints.contains(&shown)
         {
             learned.fingerprints.insert(shown);
         }

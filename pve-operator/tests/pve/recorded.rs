@@ -230,6 +230,7 @@ async fn a_log_whose_first_answer_is_made_up_still_shows_its_first_line() {
         let (reader, server) = replay(name).await;
         log.add(&reader.task_log(&upid(), log.next_start(), 500).await.unwrap());
         assert!(server.requests()[0].contains("/log?start=0&limit=500"));
+        assert!(!log.lines().iter().any(|line| line == "no content"));
     }
 
     let why = "base volume 'local:300/base-300-disk-0.qcow2' is still in use by linked cloned";

@@ -123,6 +123,27 @@ async fn the_first_certificate_is_pinned_and_the_next_one_is_not() {
 }
 
 #[tokio::test]
+async fn what_stands_before_the_cluster_stays_pinned_beside_its_nodes() {
+    let (proxy, node) = (Identity::self_signed(&["x"]), Identity::self_signed(&["pve1"]));
+    let nodes = format!(
+        r#"{{"data":[{{"node":"pve1","status":"online","ssl_fingerprint":"{}"}}]}}"#,
+        node.fingerprint()
+    );
+    let server = Server::start(&proxy, move |path| match path {
+        "/nodes" => Reply::json(&nodes),
+        _ => Reply::json(r#"{"data":[]}"#),
+    })
+    .await;
+    let reader = server.reader(Trust::parse(None, None, false, FirstUse::Pin).unwrap());
+
+    for _ in 0..3 {
+        let learned = reader.learn_trust().await.unwrap();
+
+        assert_eq!(learned.fingerprints, [proxy.fingerprint(), node.fingerprint()].into());
+    }
+}
+
+#[tokio::test]
 async fn a_pin_that_is_configured_wins_over_first_use() {
     let (identity, other) = (Identity::self_signed(&["x"]), Identity::self_signed(&["x"]));
     let server = Server::start(&identity, version).await;
