@@ -1,0 +1,233 @@
+//! Query strings, parsed strictly: whatever is not understood is refused by name, because a
+//! filter that is passed over would answer with rows that nobody asked for.
+
+use std::{convert::Infallible, fmt::Display};
+
+use axum::{extract::FromRequestParts, http::request::Parts};
+use percent_encoding::percent_decode_str;
+use schema::page::Page;
+
+use crate::error::{ApiError, printable};
+
+/// The parameters of one request. Each is taken out by its name and type; [`Query::finish`]
+/// then refuses what is left.
+#[derive(Debug)]
+pub(crate) struct Query {
+    raw: String,
+    taken: Vec<&'static str>,
+}
+
+impl Query {
+    /// A number that a row's id, or a VMID, can be.
+    pub(crate) fn number(&mut self, name: &'static str) -> Result<Option<i64>, ApiError> {
+        self.take(name)?.map(|text| positive(name, &text)).transpose()
+    }
+
+    /// A name or word as it is in a row, of at most [`LONGEST`] characters.
+    pub(crate) fn text(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        if text.chars().any(char::is_control) {
+            let message = format!("{name} holds a control character, which no name has");
+            return Err(ApiError::invalid(name, message));
+        }
+        if text.chars().nth(LONGEST).is_some() {
+            let message = format!("{name} is too long; names have at most {LONGEST} characters");
+            return Err(ApiError::invalid(name, message));
+        }
+        Ok(Some(text))
+    }
+
+    pub(crate) fn flag(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
+        self.one_of(name, &[("true", true), ("false", false), ("1", true), ("0", false)])
+    }
+
+    /// One of a few words.
+    pub(crate) fn one_of<T: Copy>(
+        &mut self,
+        name: &'static str,
+        words: &[(&str, T)],
+    ) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        match words.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(Some(*value)),
+            None => Err(wrong(name, &text, one_of(words.iter().map(|(word, _)| *word)))),
+        }
+    }
+
+    /// `page` and `page_size`.
+    pub(crate) fn page(&mut self) -> Result<Page, ApiError> {
+        let mut page = Page::default();
+        if let Some(text) = self.take("page")? {
+            let number = text.parse().ok().filter(|number| *number > 0);
+            page.page = number.ok_or_else(|| {
+                wrong("page", &text, format!("a whole number from 1 to {}", u32::MAX))
+            })?;
+        }
+        if let Some(text) = self.take("page_size")? {
+            let number = text.parse().ok().filter(|number| (1..=LARGEST_PAGE).contains(number));
+            page.page_size = number.ok_or_else(|| {
+                wrong("page_size", &text, format!("a whole number from 1 to {LARGEST_PAGE}"))
+            })?;
+        }
+        Ok(page)
+    }
+
+    /// Refuses parameters that nobody took.
+    pub(crate) fn finish(self) -> Result<(), ApiError> {
+        for (name, _) in self.pairs() {
+            let name = decoded(name)?;
+            if !self.taken.contains(&name.as_str()) {
+                let field = printable(&name);
+                let known = if self.taken.is_empty() {
+                    "it takes none".to_owned()
+                } else {
+                    format!("it takes {}", self.taken.join(", "))
+                };
+                let message = format!("this path has no parameter `{field}`; {known}");
+                return Err(ApiError::Unknown { field, message });
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        self.taken.push(name);
+        let mut found = None;
+        for (key, value) in self.pairs() {
+            if decoded(key)? != name {
+                continue;
+            }
+            if found.is_some() {
+                return Err(ApiError::invalid(name, format!("{name} is given twice")));
+            }
+            let value = decoded(value).map_err(|_| {
+                ApiError::invalid(name, format!("{name} is not UTF-8 once it is percent-decoded"))
+            })?;
+            if value.is_empty() {
+                let message = format!("{name} is empty; give a value or leave {name} out");
+                return Err(ApiError::invalid(name, message));
+            }
+            found = Some(value);
+        }
+        Ok(found)
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.raw
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    }
+}
+
+/// As long as the widest column that is compared with.
+const LONGEST: usize = 255;
+const LARGEST_PAGE: u32 = 100;
+
+impl<S: Sync> FromRequestParts<S> for Query {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self { raw: parts.uri.query().unwrap_or_default().to_owned(), taken: Vec::new() })
+    }
+}
+
+/// A number that an id can be: from 1 up.
+pub(crate) fn positive(name: &str, text: &str) -> Result<i64, ApiError> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| digits && *number > 0);
+    number.ok_or_else(|| wrong(name, text, format!("a whole number from 1 to {}", i64::MAX)))
+}
+
+/// Forms write a space as `+`.
+fn decoded(text: &str) -> Result<String, ApiError> {
+    let text = text.replace('+', " ");
+    match percent_decode_str(&text).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(ApiError::invalid(
+            &text,
+            "a parameter's name is not UTF-8 once it is percent-decoded",
+        )),
+    }
+}
+
+fn wrong(name: &str, text: &str, expected: impl Display) -> ApiError {
+    ApiError::invalid(name, format!("{name} is `{}`; write {expected}", printable(text)))
+}
+
+fn one_of<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    format!("one of {}", words.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(raw: &str) -> Query {
+        Query { raw: raw.to_owned(), taken: Vec::new() }
+    }
+
+    fn field(error: &ApiError) -> &str {
+        match error {
+            ApiError::Invalid { field, .. } | ApiError::Unknown { field, .. } => field,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn names_are_decoded_as_forms_encode_them() {
+        let mut query = query("name=web+1%2B%E5%9F%BA&na%6De2=x");
+
+        assert_eq!(query.text("name").unwrap().as_deref(), Some("web 1+基"));
+        assert_eq!(query.text("name2").unwrap().as_deref(), Some("x"));
+        query.finish().unwrap();
+    }
+
+    #[test]
+    fn what_nobody_took_is_refused_by_name_with_what_there_is() {
+        let mut query = query("status=running&colour=red");
+        query.text("status").unwrap();
+
+        let error = query.finish().unwrap_err();
+
+        assert_eq!(field(&error), "colour");
+        assert_eq!(error.to_string(), "this path has no parameter `colour`; it takes status");
+    }
+
+    #[test]
+    fn empty_doubled_and_undecodable_values_are_refused() {
+        for raw in ["name=", "name", "name=a&name=b", "name=%ff", "name=a%00b", "name=a%0ab"] {
+            let error = query(raw).text("name").unwrap_err();
+            assert_eq!(field(&error), "name", "{raw}");
+        }
+        query("%ff=1").finish().unwrap_err();
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_its_column_and_no_longer() {
+        let fits = format!("name={}", "é".repeat(LONGEST));
+        assert!(query(&fits).text("name").is_ok());
+        assert!(query(&format!("{fits}x")).text("name").is_err());
+    }
+
+    #[test]
+    fn numbers_are_whole_positive_and_fit() {
+        assert_eq!(positive("id", "7").unwrap(), 7);
+        assert_eq!(positive("id", &i64::MAX.to_string()).unwrap(), i64::MAX);
+        for text in ["0", "-1", "+1", "1.0", "1e3", "0x10", " 1", "", "9223372036854775808", "٣"] {
+            positive("id", text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn pages_begin_at_1_and_hold_at_most_100() {
+        assert_eq!(query("").page().unwrap(), Page { page: 1, page_size: 10 });
+        assert_eq!(query("page=3&page_size=100").page().unwrap(), Page { page: 3, page_size: 100 });
+        for raw in ["page=0", "page=-1", "page=x", "page=4294967296"] {
+            assert_eq!(field(&query(raw).page().unwrap_err()), "page", "{raw}");
+        }
+        for raw in ["page_size=0", "page_size=101", "page_size=ten"] {
+            assert_eq!(field(&query(raw).page().unwrap_err()), "page_size", "{raw}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Reading the tables on behalf of one request.
+
+use std::time::Duration;
+
+use schema::{Conn, Db, DbError, Transaction};
+use tokio::time::timeout;
+
+use crate::error::ApiError;
+
+/// Runs `work` in one transaction that sees one moment of the database.
+///
+/// A query that fails because the tables are not those of this program fails as such, and one
+/// that takes too long is given up.
+pub(crate) async fn read<T, F>(db: &Db, work: F) -> Result<T, ApiError>
+where
+    for<'c> F: AsyncFn(&'c mut Conn) -> Result<T, DbError>
+        + Transaction<&'c mut Conn, Result<T, DbError>, Run: Send>
+        + Send
+        + Sync,
+    T: Send,
+{
+    match timeout(LONGEST, db.read(work)).await {
+        Ok(Err(error @ DbError::Query(_))) => {
+            timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
+            Err(error.into())
+        }
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(ApiError::Slow),
+    }
+}
+
+/// More than the five seconds that a connection is waited for.
+const LONGEST: Duration = Duration::from_secs(15);
