@@ -1,0 +1,188 @@
+//! The command `pve-api` as people start it.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use schema::testing::TestDatabase;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pve-api"));
+    command.args(arguments).kill_on_drop(true).stdout(Stdio::null()).stderr(Stdio::piped());
+    for variable in ["DATABASE_URL", "LISTEN", "LOG_FORMAT", "RUST_LOG", "STALE_AFTER"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs to the end; its exit code and what it said last.
+async fn refusal(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = timeout(PATIENCE, command(arguments).output()).await.expect("it ends").unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// A server that listens.
+struct Serving {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+    address: String,
+}
+
+impl Serving {
+    async fn start(database_url: &str) -> Self {
+        let mut child = command(&["serve", "--database-url", database_url])
+            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = timeout(PATIENCE, log.next_line()).await.expect("a line").unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line.expect("it runs")).unwrap();
+            if line["message"] == "The API listens" {
+                break line["address"].as_str().unwrap().to_owned();
+            }
+        };
+        Self { child, log, address }
+    }
+
+    async fn get(&self, path: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect(&self.address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    async fn becomes_ready(&self) {
+        let ready = async {
+            while !self.get("/readyz").await.is_ok_and(|it| it.starts_with("HTTP/1.1 200")) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, ready).await.expect("it becomes ready");
+    }
+
+    async fn terminate(mut self) -> ExitStatus {
+        let pid = self.child.id().expect("it runs").to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        let drained = async { while self.log.next_line().await.unwrap().is_some() {} };
+        let ended = async { tokio::join!(self.child.wait(), drained).0 };
+        timeout(PATIENCE, ended).await.expect("it ends").unwrap()
+    }
+}
+
+// C06, as far as callers who are idle go.
+#[tokio::test]
+async fn it_serves_until_sigterm_and_idle_callers_do_not_hold_it_up() {
+    let database = TestDatabase::sqlite("serves").await;
+    let server = Serving::start(&database.url).await;
+    server.becomes_ready().await;
+    let vms = server.get("/api/v1/vms").await.unwrap();
+    let mut idle = TcpStream::connect(&server.address).await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut first = [0; 15];
+    idle.read_exact(&mut first).await.unwrap();
+
+    let status = server.terminate().await;
+
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    assert!(vms.ends_with(r#"{"code":200,"message":"success","data":{"total":0,"list":[]}}"#));
+    assert_eq!(status.code(), Some(0));
+}
+
+// C07
+#[tokio::test]
+async fn it_waits_for_a_database_that_is_away_alive_and_not_ready() {
+    let database = TestDatabase::sqlite("waits").await;
+    let home = std::path::Path::new(database.url.trim_start_matches("sqlite://")).parent().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mount = folder.path().join("mount");
+    let server = Serving::start(&format!("sqlite://{}/waits.db", mount.display())).await;
+
+    let alive = server.get("/livez").await.unwrap();
+    let ready = server.get("/readyz").await.unwrap();
+    let vms = server.get("/api/v1/vms").await.unwrap();
+    std::os::unix::fs::symlink(home, &mount).unwrap();
+    server.becomes_ready().await;
+
+    assert!(alive.starts_with("HTTP/1.1 200"), "{alive}");
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(vms.starts_with("HTTP/1.1 503"), "{vms}");
+    assert!(vms.contains("retry-after: 5"), "{vms}");
+    assert_eq!(server.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_database_without_tables_is_refused_with_what_to_run() {
+    for database in TestDatabase::all_empty("refuses_empty").await {
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--database-url", &database.url];
+
+        let (code, said) = refusal(&arguments).await;
+
+        assert_eq!(code, Some(1), "{said}");
+        let last = said.lines().last().unwrap();
+        assert!(last.starts_with("pve-api: the database has tables of version 0"), "{said}");
+        assert!(last.contains("run `pve-operator migrate"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_person_got_wrong_is_one_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let table = [
+        (
+            ["--listen", "0.0.0.0:8080", "--database-url", "sqlite://x.db"],
+            "pve-api: --listen 0.0.0.0:8080 is not a loopback address: the API has no \
+             authentication yet, so it is served on loopback only; write for example \
+             127.0.0.1:8080\n"
+                .to_owned(),
+        ),
+        (
+            ["--listen", "[::]:8080", "--database-url", "sqlite://x.db"],
+            "pve-api: --listen [::]:8080 is not a loopback address: the API has no \
+             authentication yet, so it is served on loopback only; write for example \
+             127.0.0.1:8080\n"
+                .to_owned(),
+        ),
+        (
+            ["--listen", &taken, "--database-url", "sqlite://x.db"],
+            format!("pve-api: cannot listen on {taken}: Address already in use (os error 98)\n"),
+        ),
+    ];
+    for (arguments, sentence) in table {
+        let (code, said) = refusal(&[&["serve"][..], &arguments[..]].concat()).await;
+        assert_eq!((code, said), (Some(1), sentence));
+    }
+    for url in ["oracle://u:hunter2@h/d", "mysql://u:hunter2@h", "nonsense"] {
+        let (code, said) =
+            refusal(&["serve", "--listen", "127.0.0.1:0", "--database-url", url]).await;
+        assert_eq!(code, Some(1), "{url}");
+        assert!(said.starts_with("pve-api: database URL: "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_line_that_cannot_be_read_is_exit_code_2() {
+    for arguments in [
+        &["serve", "--database-url", "sqlite://x.db", "--colour"][..],
+        &["serve", "--database-url", "sqlite://x.db", "--listen", "8080"],
+        &["serve", "--database-url", "sqlite://x.db", "--stale-after", "5"],
+        &["serve"],
+        &["start"],
+        &[],
+    ] {
+        let (code, said) = refusal(arguments).await;
+        assert_eq!(code, Some(2), "{arguments:?}: {said}");
+        assert!(said.contains("--help") || said.contains("Usage"), "{arguments:?}: {said}");
+    }
+}
