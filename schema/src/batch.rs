@@ -16,6 +16,7 @@ use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
 use crate::db::on;
+use crate::sql::There;
 use crate::{ClusterId, Conn, DbError, Revision, Timestamp};
 
 /// Rows per statement. SQLite takes 32,766 parameters, and no table of ours has 60 columns.
@@ -322,9 +323,9 @@ pub(crate) struct Plan<'a, C> {
 
 /// Pure: compares what is there with what is wanted. A key that is wanted twice counts as the
 /// last one says, so that one PVE answer with a doubled element cannot hold up the rest.
-pub(crate) fn plan<'a, C: Content>(there: &[(i64, C)], wanted: &'a [C]) -> Plan<'a, C> {
+pub(crate) fn plan<'a, C: Content>(there: &[There<C>], wanted: &'a [C]) -> Plan<'a, C> {
     let there: HashMap<C::Key, (i64, &C)> =
-        there.iter().map(|(id, content)| (content.key(), (*id, content))).collect();
+        there.iter().map(|row| (row.content.key(), (row.id, &row.content))).collect();
     let last: HashMap<C::Key, usize> =
         wanted.iter().enumerate().map(|(index, content)| (content.key(), index)).collect();
     let mut plan = Plan { insert: Vec::new(), update: Vec::new(), unchanged: 0 };

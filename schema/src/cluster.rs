@@ -6,11 +6,12 @@ use diesel_async::RunQueryDsl;
 
 use crate::db::on;
 use crate::secret::Secret;
+use crate::sql::{self, Sql};
 use crate::tables::pve_cluster;
 use crate::{ClusterId, Conn, DbError, Flag, Timestamp};
 
 /// One row.
-#[derive(Clone, Debug, PartialEq, Eq, Queryable, Selectable)]
+#[derive(Clone, Debug, Eq, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_cluster)]
 pub struct Cluster {
     pub id: ClusterId,
@@ -43,14 +44,12 @@ pub struct Cluster {
 
 /// Every cluster, enabled or not, by id.
 pub async fn list(conn: &mut Conn) -> Result<Vec<Cluster>, DbError> {
-    let rows = pve_cluster::table.order(pve_cluster::id);
-    Ok(on!(conn, c => rows.select(Cluster::as_select()).load(c).await?))
+    sql::fetch(conn, &Sql::new("SELECT * FROM pve_cluster ORDER BY id")).await
 }
 
 /// One cluster.
 pub async fn get(conn: &mut Conn, id: ClusterId) -> Result<Option<Cluster>, DbError> {
-    let row = pve_cluster::table.find(id);
-    Ok(on!(conn, c => row.select(Cluster::as_select()).first(c).await.optional()?))
+    sql::first(conn, &Sql::new("SELECT * FROM pve_cluster WHERE id = ").bind(id)).await
 }
 
 /// What became of a compare-and-set.

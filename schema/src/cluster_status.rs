@@ -3,16 +3,16 @@
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
+use crate::batch::{self, record};
 use crate::db::on;
+use crate::sql::{self, Sql};
 use crate::tables::pve_cluster_status;
 use crate::text::{NAME, WORD, fit_in_place, fit_some};
 use crate::{ClusterId, Conn, DbError, Flag, Timestamp};
 
 /// One row. The operator is its only writer.
-#[derive(Clone, Debug, Eq, PartialEq, Queryable, Selectable, Insertable, AsChangeset)]
+#[derive(Clone, Debug, Eq, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_cluster_status)]
-#[diesel(primary_key(cluster_id))]
-#[diesel(treat_none_as_null = true, treat_none_as_default_value = false)]
 pub struct ClusterStatus {
     pub cluster_id: ClusterId,
     /// Whether the mirror of this cluster is up to date.
@@ -95,40 +95,55 @@ impl ClusterStatus {
 
 /// The status of one cluster.
 pub async fn get(conn: &mut Conn, id: ClusterId) -> Result<Option<ClusterStatus>, DbError> {
-    let row = pve_cluster_status::table.find(id);
-    Ok(on!(conn, c => row.select(ClusterStatus::as_select()).first(c).await.optional()?))
+    let row = Sql::new("SELECT * FROM pve_cluster_status WHERE cluster_id = ").bind(id);
+    sql::first(conn, &row).await
 }
 
 /// Of every cluster that has one.
 pub async fn list(conn: &mut Conn) -> Result<Vec<ClusterStatus>, DbError> {
-    let rows = pve_cluster_status::table.order(pve_cluster_status::cluster_id);
-    Ok(on!(conn, c => rows.select(ClusterStatus::as_select()).load(c).await?))
+    sql::fetch(conn, &Sql::new("SELECT * FROM pve_cluster_status ORDER BY cluster_id")).await
 }
+
+struct Said {
+    status: ClusterStatus,
+    now: Timestamp,
+}
+
+record!(
+    Said, pve_cluster_status,
+    key [cluster_id = status.cluster_id],
+    fixed [cluster_id = status.cluster_id, gmt_create = now],
+    synced [
+        is_ready = status.is_ready, reason = status.reason, message = status.message,
+        reason_since = status.reason_since, pve_version = status.pve_version,
+        quorate = status.quorate, node_count = status.node_count,
+        online_node_count = status.online_node_count, guest_count = status.guest_count,
+        storage_count = status.storage_count, last_success = status.last_success,
+        last_error = status.last_error, last_error_at = status.last_error_at,
+        missing_privileges = status.missing_privileges,
+        learned_addresses = status.learned_addresses, learned_ca = status.learned_ca,
+        learned_fingerprints = status.learned_fingerprints,
+        presented_fingerprint = status.presented_fingerprint,
+        suspicious_since = status.suspicious_since, gmt_modified = now,
+    ],
+);
 
 /// Makes the row say what is given; `false` if it said so already, `last_success` aside.
 ///
 /// Call it within [`crate::Db::write`].
 pub async fn write(conn: &mut Conn, status: &ClusterStatus) -> Result<bool, DbError> {
-    let wanted = status.fitted();
-    match get(conn, status.cluster_id).await? {
-        None => {
-            on!(conn, c => diesel::insert_into(pve_cluster_status::table)
-                .values(&wanted)
-                .execute(c)
-                .await?);
-        }
+    let there = get(conn, status.cluster_id).await?;
+    let said = Said { status: status.fitted(), now: crate::now() };
+    match there {
+        None => batch::insert(conn, &[said]).await?,
         Some(there) => {
-            let same = ClusterStatus { last_success: wanted.last_success, ..there } == wanted;
-            if same {
+            let last_success = said.status.last_success;
+            if (ClusterStatus { last_success, ..there }) == said.status {
                 return Ok(false);
             }
-            let row = pve_cluster_status::table.find(status.cluster_id);
-            on!(conn, c => diesel::update(row)
-                .set((&wanted, pve_cluster_status::gmt_modified.eq(crate::now())))
-                .execute(c)
-                .await?);
+            batch::update(conn, &[said]).await?
         }
-    }
+    };
     Ok(true)
 }
 

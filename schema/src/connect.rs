@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use deadpool::Runtime;
 use diesel::ConnectionError;
+use diesel_async::SimpleAsyncConnection;
 use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError as ManagerError, PoolableConnection,
     RecyclingMethod,
 };
 use diesel_async::{AsyncConnection, AsyncMysqlConnection, AsyncPgConnection};
-use diesel_async::SimpleAsyncConnection;
 use futures::FutureExt;
 
 use crate::db::{Pools, SqliteConn};
@@ -92,11 +92,7 @@ async fn set_up<C: SimpleAsyncConnection>(conn: &mut C, sql: &str) -> Result<(),
     conn.batch_execute(sql).await.map_err(ConnectionError::CouldntSetupConfiguration)
 }
 
-fn build<C>(
-    url: &DatabaseUrl,
-    config: ManagerConfig<C>,
-    size: usize,
-) -> Result<Pool<C>, DbError>
+fn build<C>(url: &DatabaseUrl, config: ManagerConfig<C>, size: usize) -> Result<Pool<C>, DbError>
 where
     C: PoolableConnection + 'static,
     AsyncDieselConnectionManager<C>: deadpool::managed::Manager<Type = C>,
@@ -115,8 +111,7 @@ where
 pub(crate) async fn get<C>(pool: &Pool<C>, url: &DatabaseUrl) -> Result<Object<C>, DbError>
 where
     C: PoolableConnection + 'static,
-    AsyncDieselConnectionManager<C>:
-        deadpool::managed::Manager<Type = C, Error = ManagerError>,
+    AsyncDieselConnectionManager<C>: deadpool::managed::Manager<Type = C, Error = ManagerError>,
 {
     pool.get().await.map_err(|error| unavailable(&error, url))
 }
@@ -126,9 +121,9 @@ where
 fn unavailable(error: &PoolError, url: &DatabaseUrl) -> DbError {
     let cause = match error {
         PoolError::Timeout(_) => format!("no connection within {WAIT:?}"),
-        PoolError::Backend(ManagerError::ConnectionError(ConnectionError::InvalidConnectionUrl(
-            text,
-        ))) => return DbError::Url(url.redact(text)),
+        PoolError::Backend(ManagerError::ConnectionError(
+            ConnectionError::InvalidConnectionUrl(text),
+        )) => return DbError::Url(url.redact(text)),
         PoolError::Backend(error) => error.to_string(),
         other => other.to_string(),
     };

@@ -127,11 +127,8 @@ const BUSY: [&str; 7] = [
     "deadlock detected",
     "lock timeout",
 ];
-const READ_ONLY: [&str; 3] = [
-    "attempt to write a readonly database",
-    "--read-only option",
-    "in a read-only transaction",
-];
+const READ_ONLY: [&str; 3] =
+    ["attempt to write a readonly database", "--read-only option", "in a read-only transaction"];
 const LOST: [&str; 14] = [
     "disk I/O error",
     "unable to open database file",

@@ -13,14 +13,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, CHUNK, Content, Row, Written, record};
 use crate::db::on;
-use crate::revision::{self, Table};
+use crate::page::{self, Listed, Listing, Page};
+use crate::revision::{self, Changes, Followed, Table};
+use crate::sql::{self, Sql, There};
 use crate::tables::{pve_vm, vm_ipaddress};
 use crate::text::{NAME, WORD, fit_in_place, fit_some};
 use crate::tombstone::{self, Grave};
 use crate::{ClusterId, Conn, DbError, Flag, GuestId, NodeId, Revision, Timestamp, node};
 
 /// What the mirror knows of a guest from the list of resources.
-#[derive(Clone, Debug, Eq, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Debug, Eq, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_vm)]
 pub struct SyncedGuest {
     /// Natural key within the cluster.
@@ -45,7 +47,7 @@ pub struct SyncedGuest {
 }
 
 /// One row.
-#[derive(Clone, Debug, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Debug, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_vm)]
 pub struct GuestRow {
     pub id: GuestId,
@@ -118,7 +120,7 @@ where
 }
 
 /// A guest with what follows from its node.
-#[derive(Clone, Debug, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Debug, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_vm)]
 struct Linked {
     #[diesel(embed)]
@@ -171,8 +173,8 @@ impl SyncedGuest {
 
 /// Every guest of a cluster.
 pub async fn load(conn: &mut Conn, cluster_id: ClusterId) -> Result<Vec<GuestRow>, DbError> {
-    let rows = pve_vm::table.filter(pve_vm::cluster_id.eq(cluster_id));
-    Ok(on!(conn, c => rows.select(GuestRow::as_select()).order(pve_vm::id).load(c).await?))
+    let rows = Sql::new("SELECT * FROM pve_vm WHERE cluster_id = ").bind(cluster_id);
+    sql::fetch(conn, &rows.push(" ORDER BY id")).await
 }
 
 /// Makes the synced columns of these guests say what is given, and deletes the guests of these
@@ -200,7 +202,7 @@ pub async fn write(
     }
     let gone = graves(conn, cluster_id, deletes).await?;
     let mut there = numbered(conn, cluster_id, &wanted).await?;
-    there.retain(|(id, _)| gone.iter().all(|grave| grave.row_id != *id));
+    there.retain(|row| gone.iter().all(|grave| grave.row_id != row.id));
     let plan = batch::plan(&there, &wanted);
     if plan.is_empty() && gone.is_empty() {
         return Ok(Written { unchanged: plan.unchanged, ..Written::default() });
@@ -279,25 +281,6 @@ pub async fn write_details(
     Ok(true)
 }
 
-async fn numbered(
-    conn: &mut Conn,
-    cluster_id: ClusterId,
-    wanted: &[Linked],
-) -> Result<Vec<(i64, Linked)>, DbError> {
-    let vmids: Vec<i64> = wanted.iter().map(|linked| linked.guest.vmid).collect();
-    let mut there = Vec::new();
-    for part in vmids.chunks(CHUNK) {
-        let rows = pve_vm::table
-            .filter(pve_vm::cluster_id.eq(cluster_id))
-            .filter(pve_vm::vmid.eq_any(part));
-        there.extend(on!(conn, c => rows
-            .select((pve_vm::id, Linked::as_select()))
-            .load::<(i64, Linked)>(c)
-            .await?));
-    }
-    Ok(there)
-}
-
 async fn graves(
     conn: &mut Conn,
     cluster_id: ClusterId,
@@ -310,7 +293,8 @@ async fn graves(
             .filter(pve_vm::vmid.eq_any(part))
             .select((pve_vm::id, pve_vm::vmid));
         let rows: Vec<(i64, i64)> = on!(conn, c => rows.load(c).await?);
-        graves.extend(rows.into_iter().map(|(row_id, vmid)| Grave { row_id, key: vmid.to_string() }));
+        graves
+            .extend(rows.into_iter().map(|(row_id, vmid)| Grave { row_id, key: vmid.to_string() }));
     }
     Ok(graves)
 }
@@ -334,12 +318,114 @@ async fn delete(
 }
 
 /// Ids of guests by VMID.
-pub async fn ids(
+pub async fn ids(conn: &mut Conn, cluster_id: ClusterId) -> Result<HashMap<i64, GuestId>, DbError> {
+    let rows =
+        pve_vm::table.filter(pve_vm::cluster_id.eq(cluster_id)).select((pve_vm::vmid, pve_vm::id));
+    Ok(on!(conn, c => rows.load::<(i64, GuestId)>(c).await?).into_iter().collect())
+}
+
+/// What changed after `since`: about `limit` rows, more if one transaction wrote more.
+///
+/// Call it within [`crate::Db::read`], so that rows and tombstones are of one moment.
+///
+/// # Errors
+///
+/// [`DbError::Expired`] if deletes after `since` were forgotten: list again.
+pub async fn changes_since(
+    conn: &mut Conn,
+    since: Revision,
+    limit: u32,
+) -> Result<Changes<GuestRow>, DbError> {
+    revision::changes(conn, Table::Guest, since, limit).await
+}
+
+impl Followed for GuestRow {
+    fn id(&self) -> i64 {
+        self.id.0
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// Which guests to list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GuestFilter {
+    pub cluster_id: Option<ClusterId>,
+    pub cluster_name: Option<String>,
+    pub node_id: Option<NodeId>,
+    pub node_name: Option<String>,
+    pub status: Option<String>,
+    /// `vm_name`, whole.
+    pub name: Option<String>,
+    pub vmid: Option<i64>,
+    /// One tag, whole.
+    pub tag: Option<String>,
+    pub pool: Option<String>,
+    pub is_template: Option<bool>,
+    pub kind: Option<GuestKind>,
+}
+
+/// One page of the guests that pass `filter`. Call it within [`crate::Db::read`].
+pub async fn list(
+    conn: &mut Conn,
+    filter: &GuestFilter,
+    page: Page,
+) -> Result<Listing<GuestRow>, DbError> {
+    let mut conditions = Sql::new("")
+        .and("pve_vm.cluster_id", filter.cluster_id)
+        .and("pve_cluster.cluster_name", filter.cluster_name.as_ref())
+        .and("pve_vm.node_id", filter.node_id)
+        .and("pve_vm.node_name", filter.node_name.as_ref())
+        .and("pve_vm.status", filter.status.as_ref())
+        .and("pve_vm.vm_name", filter.name.as_ref())
+        .and("pve_vm.vmid", filter.vmid)
+        .and("pve_vm.pool", filter.pool.as_ref())
+        .and("pve_vm.is_template", filter.is_template.map(Flag))
+        .and("pve_vm.kind", filter.kind.map(GuestKind::as_str));
+    if let Some(tag) = &filter.tag {
+        conditions = conditions.push(" AND (pve_vm.tags = ").bind(tag);
+        for pattern in tag_patterns(tag) {
+            conditions = conditions.push(" OR pve_vm.tags LIKE ").bind(pattern).push(" ESCAPE '!'");
+        }
+        conditions = conditions.push(")");
+    }
+    page::list(conn, Table::Guest, &conditions, page).await
+}
+
+/// One guest.
+pub async fn get(conn: &mut Conn, id: GuestId) -> Result<Option<Listed<GuestRow>>, DbError> {
+    page::get(conn, Table::Guest, id.0).await
+}
+
+/// As in the query; not the backslash, which MariaDB reads as its own escape first.
+const ESCAPE: char = '!';
+
+/// LIKE patterns for `tag` at the start, in the middle and at the end of `a;b;c`.
+fn tag_patterns(tag: &str) -> [String; 3] {
+    let mut plain = String::with_capacity(tag.len());
+    for c in tag.chars() {
+        if matches!(c, '%' | '_' | ESCAPE) {
+            plain.push(ESCAPE);
+        }
+        plain.push(c);
+    }
+    [format!("{plain};%"), format!("%;{plain};%"), format!("%;{plain}")]
+}
+
+async fn numbered(
     conn: &mut Conn,
     cluster_id: ClusterId,
-) -> Result<HashMap<i64, GuestId>, DbError> {
-    let rows = pve_vm::table
-        .filter(pve_vm::cluster_id.eq(cluster_id))
-        .select((pve_vm::vmid, pve_vm::id));
-    Ok(on!(conn, c => rows.load::<(i64, GuestId)>(c).await?).into_iter().collect())
+    wanted: &[Linked],
+) -> Result<Vec<There<Linked>>, DbError> {
+    let mut there = Vec::new();
+    for part in wanted.chunks(CHUNK) {
+        let rows = Sql::new("SELECT * FROM pve_vm WHERE cluster_id = ")
+            .bind(cluster_id)
+            .push(" AND vmid IN ")
+            .list(part.iter().map(|linked| linked.guest.vmid));
+        there.extend(sql::fetch(conn, &rows).await?);
+    }
+    Ok(there)
 }

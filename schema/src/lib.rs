@@ -25,6 +25,7 @@ mod error;
 mod flag;
 mod id;
 mod migrate;
+mod sql;
 mod tables;
 mod text;
 mod url;
@@ -32,13 +33,16 @@ mod url;
 pub mod cluster;
 pub mod cluster_status;
 pub mod guest;
+pub mod ip_address;
 pub mod node;
+pub mod page;
 pub mod revision;
 pub mod secret;
 pub mod storage;
+pub mod sweep;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod tombstone;
+pub mod tombstone;
 
 pub use batch::Written;
 pub use db::{Conn, Db, Transaction};

@@ -13,13 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, CHUNK, Content, Row, Written, record};
 use crate::db::on;
-use crate::revision::{self, Table};
+use crate::page::{self, Listed, Listing, Page};
+use crate::revision::{self, Changes, Followed, Table};
+use crate::sql::{self, Sql, There};
 use crate::tables::{pve_node, pve_vm};
 use crate::text::{NAME, WORD, fit_in_place, fit_some};
 use crate::{ClusterId, Conn, DbError, Flag, NodeId, Revision, Timestamp};
 
 /// What the mirror knows of a node.
-#[derive(Clone, Debug, Eq, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Debug, Eq, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_node)]
 pub struct SyncedNode {
     /// Natural key within the cluster.
@@ -37,7 +39,7 @@ pub struct SyncedNode {
 }
 
 /// One row.
-#[derive(Clone, Debug, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Debug, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_node)]
 pub struct NodeRow {
     pub id: NodeId,
@@ -147,8 +149,8 @@ impl SyncedNode {
 
 /// Every node of a cluster, removed ones too.
 pub async fn load(conn: &mut Conn, cluster_id: ClusterId) -> Result<Vec<NodeRow>, DbError> {
-    let rows = pve_node::table.filter(pve_node::cluster_id.eq(cluster_id));
-    Ok(on!(conn, c => rows.select(NodeRow::as_select()).order(pve_node::id).load(c).await?))
+    let rows = Sql::new("SELECT * FROM pve_node WHERE cluster_id = ").bind(cluster_id);
+    sql::fetch(conn, &rows.push(" ORDER BY id")).await
 }
 
 /// Makes the synced columns of these nodes say what is given; a removed node that is given
@@ -170,7 +172,7 @@ pub async fn write(
     let mut written = plan.act(conn, cluster_id, revision).await?;
 
     let before: HashMap<&str, &SyncedNode> =
-        there.iter().map(|(_, node)| (node.node_name.as_str(), node)).collect();
+        there.iter().map(|row| (row.content.node_name.as_str(), &row.content)).collect();
     let moved: Vec<&str> = plan
         .insert
         .iter()
@@ -261,31 +263,8 @@ pub(crate) async fn links<'a>(
     Ok(links)
 }
 
-async fn named(
-    conn: &mut Conn,
-    cluster_id: ClusterId,
-    wanted: &[SyncedNode],
-) -> Result<Vec<(i64, SyncedNode)>, DbError> {
-    let names: Vec<&str> = wanted.iter().map(|node| node.node_name.as_str()).collect();
-    let mut there = Vec::new();
-    for part in names.chunks(CHUNK) {
-        let rows = pve_node::table
-            .filter(pve_node::cluster_id.eq(cluster_id))
-            .filter(pve_node::node_name.eq_any(part));
-        there.extend(on!(conn, c => rows
-            .select((pve_node::id, SyncedNode::as_select()))
-            .load::<(i64, SyncedNode)>(c)
-            .await?));
-    }
-    Ok(there)
-}
-
 /// Gives the guests of these nodes the node's id and address.
-async fn relink(
-    conn: &mut Conn,
-    cluster_id: ClusterId,
-    names: &[&str],
-) -> Result<u64, DbError> {
+async fn relink(conn: &mut Conn, cluster_id: ClusterId, names: &[&str]) -> Result<u64, DbError> {
     let links = links(conn, cluster_id, names.iter().copied()).await?;
     let mut followed = 0;
     let mut revision = None;
@@ -317,4 +296,78 @@ async fn relink(
         }
     }
     Ok(followed)
+}
+
+/// What changed after `since`: about `limit` rows, more if one transaction wrote more.
+///
+/// Call it within [`crate::Db::read`], so that rows and tombstones are of one moment.
+///
+/// # Errors
+///
+/// [`DbError::Expired`] if deletes after `since` were forgotten: list again.
+pub async fn changes_since(
+    conn: &mut Conn,
+    since: Revision,
+    limit: u32,
+) -> Result<Changes<NodeRow>, DbError> {
+    revision::changes(conn, Table::Node, since, limit).await
+}
+
+impl Followed for NodeRow {
+    fn id(&self) -> i64 {
+        self.id.0
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// Which nodes to list. Removed ones only when `status` asks for them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NodeFilter {
+    pub cluster_id: Option<ClusterId>,
+    pub cluster_name: Option<String>,
+    pub node_id: Option<NodeId>,
+    pub node_name: Option<String>,
+    pub status: Option<NodeStatus>,
+}
+
+/// One page of the nodes that pass `filter`. Call it within [`crate::Db::read`].
+pub async fn list(
+    conn: &mut Conn,
+    filter: &NodeFilter,
+    page: Page,
+) -> Result<Listing<NodeRow>, DbError> {
+    let conditions = Sql::new("")
+        .and("pve_node.cluster_id", filter.cluster_id)
+        .and("pve_cluster.cluster_name", filter.cluster_name.as_ref())
+        .and("pve_node.id", filter.node_id)
+        .and("pve_node.node_name", filter.node_name.as_ref());
+    let conditions = match filter.status {
+        Some(status) => conditions.and("pve_node.status", Some(status.as_str())),
+        None => conditions.push(" AND pve_node.status <> ").bind(NodeStatus::Removed.as_str()),
+    };
+    page::list(conn, Table::Node, &conditions, page).await
+}
+
+/// One node, removed or not.
+pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<Listed<NodeRow>>, DbError> {
+    page::get(conn, Table::Node, id.0).await
+}
+
+async fn named(
+    conn: &mut Conn,
+    cluster_id: ClusterId,
+    wanted: &[SyncedNode],
+) -> Result<Vec<There<SyncedNode>>, DbError> {
+    let mut there = Vec::new();
+    for part in wanted.chunks(CHUNK) {
+        let rows = Sql::new("SELECT * FROM pve_node WHERE cluster_id = ")
+            .bind(cluster_id)
+            .push(" AND node_name IN ")
+            .list(part.iter().map(|node| &node.node_name));
+        there.extend(sql::fetch(conn, &rows).await?);
+    }
+    Ok(there)
 }

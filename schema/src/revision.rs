@@ -8,7 +8,9 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use crate::db::on;
+use crate::sql::{self, AnyRow, Sql};
 use crate::tables::table_revision::dsl;
+use crate::tombstone::{self, Tombstone};
 use crate::{Conn, DbError, Revision};
 
 /// The tables that can be followed, in the order in which a transaction raises them.
@@ -60,4 +62,60 @@ pub(crate) async fn raise(conn: &mut Conn, table: Table) -> Result<Revision, DbE
     let row = dsl::table_revision.find(table.name());
     on!(conn, c => diesel::update(row).set(dsl::revision.eq(dsl::revision + 1)).execute(c).await?);
     current(conn, table).await
+}
+
+/// What changed in a table after a revision.
+#[derive(Clone, Debug)]
+pub struct Changes<R> {
+    /// Rows as they are now, oldest change first.
+    pub rows: Vec<R>,
+    /// Rows that are gone. A row that was deleted and whose key came back is in both.
+    pub gone: Vec<Tombstone>,
+    /// Where to go on: everything up to here was told.
+    pub revision: Revision,
+}
+
+/// How far back `table` is told: what was deleted up to this revision is forgotten.
+pub(crate) async fn pruned(conn: &mut Conn, table: Table) -> Result<Revision, DbError> {
+    Ok(on!(conn, c => dsl::table_revision.find(table.name()).select(dsl::pruned).first(c).await?))
+}
+
+/// A row of a table that can be followed.
+pub(crate) trait Followed: AnyRow {
+    fn id(&self) -> i64;
+    fn revision(&self) -> Revision;
+}
+
+/// What changed after `since`, in whole transactions: about `limit` rows, more if one
+/// transaction wrote more, so that going on after the last revision misses nothing.
+pub(crate) async fn changes<R: Followed>(
+    conn: &mut Conn,
+    table: Table,
+    since: Revision,
+    limit: u32,
+) -> Result<Changes<R>, DbError> {
+    let pruned = pruned(conn, table).await?;
+    if since < pruned {
+        return Err(DbError::Expired { table: table.name(), oldest: pruned.0, asked: since.0 });
+    }
+    let mut until = current(conn, table).await?;
+    let name = table.name();
+    let newer = Sql::new(&format!("SELECT * FROM {name} WHERE revision > "))
+        .bind(since)
+        .push(" ORDER BY revision, id LIMIT ")
+        .bind(i64::from(limit));
+    let mut rows: Vec<R> = sql::fetch(conn, &newer).await?;
+    if let Some(last) = rows.last()
+        && rows.len() >= limit as usize
+    {
+        until = last.revision();
+        let rest = Sql::new(&format!("SELECT * FROM {name} WHERE revision = "))
+            .bind(until)
+            .push(" AND id > ")
+            .bind(last.id())
+            .push(" ORDER BY id");
+        rows.extend(sql::fetch(conn, &rest).await?);
+    }
+    let gone = tombstone::between(conn, table, since, until).await?;
+    Ok(Changes { rows, gone, revision: until })
 }

@@ -7,19 +7,22 @@ use diesel_async::RunQueryDsl;
 
 use crate::batch::{self, CHUNK, Content, Row, Written, record};
 use crate::db::on;
-use crate::revision::{self, Table};
+use crate::page::{self, Listed, Listing, Page};
+use crate::revision::{self, Changes, Followed, Table};
+use crate::sql::{self, Sql, There};
 use crate::tables::pve_storage;
 use crate::text::{NAME, WORD, fit_in_place, fit_some};
 use crate::tombstone::{self, Grave};
-use crate::{ClusterId, Conn, DbError, Flag, Revision, StorageId, Timestamp};
+use crate::{ClusterId, Conn, DbError, Flag, NodeId, Revision, StorageId, Timestamp};
 
 /// What the mirror knows of a storage on a node.
-#[derive(Clone, Debug, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Debug, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_storage)]
 pub struct SyncedStorage {
     #[diesel(embed)]
     pub key: StorageKey,
     /// PVE's type: `dir`, `lvmthin`, `cephfs`, …
+    #[diesel(column_name = "type", sql_type = diesel::sql_types::Text)]
     pub kind: String,
     /// Kinds of content, separated by commas.
     pub content: Option<String>,
@@ -34,7 +37,7 @@ pub struct SyncedStorage {
 }
 
 /// Natural key within the cluster.
-#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, Queryable, Selectable)]
+#[derive(Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash, QueryableByName)]
 #[diesel(table_name = pve_storage)]
 pub struct StorageKey {
     pub node_name: String,
@@ -42,7 +45,7 @@ pub struct StorageKey {
 }
 
 /// How full a storage is; bytes, and used / total.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_storage)]
 pub struct StorageUsage {
     pub avail: Option<i64>,
@@ -52,7 +55,7 @@ pub struct StorageUsage {
 }
 
 /// One row.
-#[derive(Clone, Debug, PartialEq, Queryable, Selectable)]
+#[derive(Clone, Debug, PartialEq, QueryableByName)]
 #[diesel(table_name = pve_storage)]
 pub struct StorageRow {
     pub id: StorageId,
@@ -118,8 +121,8 @@ impl SyncedStorage {
 
 /// Every storage of a cluster.
 pub async fn load(conn: &mut Conn, cluster_id: ClusterId) -> Result<Vec<StorageRow>, DbError> {
-    let rows = pve_storage::table.filter(pve_storage::cluster_id.eq(cluster_id));
-    Ok(on!(conn, c => rows.select(StorageRow::as_select()).order(pve_storage::id).load(c).await?))
+    let rows = Sql::new("SELECT * FROM pve_storage WHERE cluster_id = ").bind(cluster_id);
+    sql::fetch(conn, &rows.push(" ORDER BY id")).await
 }
 
 /// Makes the synced columns of these storages say what is given, and deletes those of these
@@ -136,13 +139,13 @@ pub async fn write(
     let gone: Vec<Grave> = keyed(conn, cluster_id, deletes.iter())
         .await?
         .into_iter()
-        .map(|(row_id, row)| Grave {
-            row_id,
-            key: format!("{}/{}", row.key.node_name, row.key.storage_name),
+        .map(|row| Grave {
+            row_id: row.id,
+            key: format!("{}/{}", row.content.key.node_name, row.content.key.storage_name),
         })
         .collect();
     let mut there = keyed(conn, cluster_id, wanted.iter().map(|storage| &storage.key)).await?;
-    there.retain(|(id, _)| gone.iter().all(|grave| grave.row_id != *id));
+    there.retain(|row| gone.iter().all(|grave| grave.row_id != row.id));
     let plan = batch::plan(&there, &wanted);
     if plan.is_empty() && gone.is_empty() {
         return Ok(Written { unchanged: plan.unchanged, ..Written::default() });
@@ -190,27 +193,96 @@ pub async fn touch(
     batch::update(conn, &seen).await
 }
 
-/// Rows of these keys. Asked for by node and by storage, so the answer of the database may hold
-/// more than was asked for.
+/// What changed after `since`: about `limit` rows, more if one transaction wrote more.
+///
+/// Call it within [`crate::Db::read`], so that rows and tombstones are of one moment.
+///
+/// # Errors
+///
+/// [`DbError::Expired`] if deletes after `since` were forgotten: list again.
+pub async fn changes_since(
+    conn: &mut Conn,
+    since: Revision,
+    limit: u32,
+) -> Result<Changes<StorageRow>, DbError> {
+    revision::changes(conn, Table::Storage, since, limit).await
+}
+
+impl Followed for StorageRow {
+    fn id(&self) -> i64 {
+        self.id.0
+    }
+
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// Which storages to list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct StorageFilter {
+    pub cluster_id: Option<ClusterId>,
+    pub cluster_name: Option<String>,
+    /// The node that sees it.
+    pub node_id: Option<NodeId>,
+    pub node_name: Option<String>,
+    /// `storage_name`, whole.
+    pub name: Option<String>,
+    pub kind: Option<String>,
+    pub active: Option<bool>,
+    pub shared: Option<bool>,
+}
+
+/// One page of the storages that pass `filter`. Call it within [`crate::Db::read`].
+pub async fn list(
+    conn: &mut Conn,
+    filter: &StorageFilter,
+    page: Page,
+) -> Result<Listing<StorageRow>, DbError> {
+    let mut conditions = Sql::new("")
+        .and("pve_storage.cluster_id", filter.cluster_id)
+        .and("pve_cluster.cluster_name", filter.cluster_name.as_ref())
+        .and("pve_storage.node_name", filter.node_name.as_ref())
+        .and("pve_storage.storage_name", filter.name.as_ref())
+        .and("pve_storage.type", filter.kind.as_ref())
+        .and("pve_storage.active", filter.active.map(Flag))
+        .and("pve_storage.shared", filter.shared.map(Flag));
+    if let Some(node) = filter.node_id {
+        conditions = conditions
+            .push(
+                " AND EXISTS (SELECT 1 FROM pve_node WHERE pve_node.cluster_id = \
+                 pve_storage.cluster_id AND pve_node.node_name = pve_storage.node_name \
+                 AND pve_node.id = ",
+            )
+            .bind(node)
+            .push(")");
+    }
+    page::list(conn, Table::Storage, &conditions, page).await
+}
+
+/// One storage on one node.
+pub async fn get(conn: &mut Conn, id: StorageId) -> Result<Option<Listed<StorageRow>>, DbError> {
+    page::get(conn, Table::Storage, id.0).await
+}
+
+/// Rows of these keys. Asked for by node, so the answer of the database holds more than that.
 async fn keyed(
     conn: &mut Conn,
     cluster_id: ClusterId,
     keys: impl Iterator<Item = &StorageKey>,
-) -> Result<Vec<(i64, SyncedStorage)>, DbError> {
+) -> Result<Vec<There<SyncedStorage>>, DbError> {
     let keys: HashSet<&StorageKey> = keys.collect();
     let mut nodes: Vec<&str> = keys.iter().map(|key| key.node_name.as_str()).collect();
     nodes.sort_unstable();
     nodes.dedup();
     let mut there = Vec::new();
     for part in nodes.chunks(CHUNK) {
-        let rows = pve_storage::table
-            .filter(pve_storage::cluster_id.eq(cluster_id))
-            .filter(pve_storage::node_name.eq_any(part));
-        let rows: Vec<(i64, SyncedStorage)> = on!(conn, c => rows
-            .select((pve_storage::id, SyncedStorage::as_select()))
-            .load(c)
-            .await?);
-        there.extend(rows.into_iter().filter(|(_, row)| keys.contains(&row.key)));
+        let rows = Sql::new("SELECT * FROM pve_storage WHERE cluster_id = ")
+            .bind(cluster_id)
+            .push(" AND node_name IN ")
+            .list(part.iter().copied());
+        there.extend(sql::fetch::<There<SyncedStorage>>(conn, &rows).await?);
     }
+    there.retain(|row| keys.contains(&row.content.key));
     Ok(there)
 }

@@ -71,7 +71,12 @@ impl DatabaseUrl {
         } else {
             path.to_owned()
         };
-        Ok(Self { backend: Backend::Sqlite, url, shown: format!("sqlite://{path}"), passwords: Vec::new() })
+        Ok(Self {
+            backend: Backend::Sqlite,
+            url,
+            shown: format!("sqlite://{path}"),
+            passwords: Vec::new(),
+        })
     }
 
     fn server(backend: Backend, text: &str) -> Result<Self, DbError> {
@@ -86,7 +91,11 @@ impl DatabaseUrl {
         let mut passwords = Vec::new();
         let written = url.password().map(str::to_owned);
         for password in written.iter().chain(
-            url.query_pairs().filter(|(key, _)| key == "password").map(|(_, v)| v.into_owned()).collect::<Vec<_>>().iter(),
+            url.query_pairs()
+                .filter(|(key, _)| key == "password")
+                .map(|(_, v)| v.into_owned())
+                .collect::<Vec<_>>()
+                .iter(),
         ) {
             passwords.push(password.clone());
             passwords.push(decoded(password));
@@ -104,7 +113,9 @@ impl DatabaseUrl {
 
     /// `text` with every password of this URL replaced.
     pub(crate) fn redact(&self, text: &str) -> String {
-        self.passwords.iter().fold(text.to_owned(), |text, password| text.replace(password, "[secret]"))
+        self.passwords
+            .iter()
+            .fold(text.to_owned(), |text, password| text.replace(password, "[secret]"))
     }
 }
 
@@ -153,12 +164,17 @@ mod tests {
 
         assert_eq!(url.to_string(), "mysql://ops:***@db/pve");
         assert!(!format!("{url:?}").contains("p%40ss"));
-        assert_eq!(url.redact("access denied, p@ss or p%40ss"), "access denied, [secret] or [secret]");
+        assert_eq!(
+            url.redact("access denied, p@ss or p%40ss"),
+            "access denied, [secret] or [secret]"
+        );
     }
 
     #[test]
     fn a_wrong_url_says_what_a_right_one_looks_like() {
-        for wrong in ["", "oracle://x/y", "sqlite:", "sqlite::memory:", "postgres://host", "mysql:///db"] {
+        for wrong in
+            ["", "oracle://x/y", "sqlite:", "sqlite::memory:", "postgres://host", "mysql:///db"]
+        {
             let error = DatabaseUrl::parse(wrong).unwrap_err().to_string();
             assert!(error.contains("sqlite://path.db"), "{wrong}: {error}");
         }

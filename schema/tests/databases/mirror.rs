@@ -26,11 +26,19 @@ async fn what_is_written_is_loaded() {
         assert_eq!(written, Written { inserted: 6, ..Written::default() }, "{kind}");
         let conn = &mut db.conn().await.unwrap();
         let loaded = node::load(conn, LAB).await.unwrap();
-        assert_eq!(loaded.iter().map(|row| row.synced.clone()).collect::<Vec<_>>(), nodes, "{kind}");
+        assert_eq!(
+            loaded.iter().map(|row| row.synced.clone()).collect::<Vec<_>>(),
+            nodes,
+            "{kind}"
+        );
         let ids: Vec<_> = loaded.iter().map(|row| row.id.0).collect();
         assert_eq!(ids, [1, 2], "{kind}");
         let loaded = guest::load(conn, LAB).await.unwrap();
-        assert_eq!(loaded.iter().map(|row| row.synced.clone()).collect::<Vec<_>>(), guests, "{kind}");
+        assert_eq!(
+            loaded.iter().map(|row| row.synced.clone()).collect::<Vec<_>>(),
+            guests,
+            "{kind}"
+        );
         assert!(loaded.iter().all(|row| row.node_id.is_some_and(|id| id.0 == 1)), "{kind}");
         assert!(loaded.iter().all(|row| row.node_ip.as_deref() == Some("10.0.0.1")), "{kind}");
         let loaded = storage::load(conn, LAB).await.unwrap();

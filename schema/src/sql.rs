@@ -1,0 +1,216 @@
+//! Reads in SQL that all three databases understand, and rows decoded by column name.
+//!
+//! diesel's typed queries are used where they are small. For rows of twenty columns and more
+//! the compiler needs seconds per query and database to prove them right; these are proven by
+//! the tests, which run each on every database.
+
+use std::borrow::Cow;
+
+use diesel::deserialize::{self, FromSql, QueryableByName};
+use diesel::mysql::Mysql;
+use diesel::pg::Pg;
+use diesel::row::NamedRow;
+use diesel::sql_types::{BigInt, Text};
+use diesel::sqlite::Sqlite;
+use diesel_async::RunQueryDsl;
+
+use crate::db::on;
+use crate::{Backend, ClusterId, Conn, DbError, Flag, GuestId, NodeId, Revision, StorageId};
+
+/// A statement under construction, with `?` for each parameter.
+#[derive(Clone, Debug)]
+pub(crate) struct Sql<'a> {
+    text: String,
+    params: Vec<Param<'a>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Param<'a> {
+    Int(i64),
+    Text(Cow<'a, str>),
+}
+
+impl<'a> Sql<'a> {
+    pub(crate) fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), params: Vec::new() }
+    }
+
+    pub(crate) fn push(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
+    }
+
+    pub(crate) fn bind(mut self, param: impl Into<Param<'a>>) -> Self {
+        self.text.push('?');
+        self.params.push(param.into());
+        self
+    }
+
+    /// `(?, ?, …)`; must not be empty.
+    pub(crate) fn list<P: Into<Param<'a>>>(mut self, params: impl IntoIterator<Item = P>) -> Self {
+        self.text.push('(');
+        for (index, param) in params.into_iter().enumerate() {
+            self = if index == 0 { self } else { self.push(", ") }.bind(param);
+        }
+        self.push(")")
+    }
+
+    /// ` AND column = ?` if there is a value.
+    pub(crate) fn and(self, column: &str, value: Option<impl Into<Param<'a>>>) -> Self {
+        match value {
+            Some(value) => self.push(" AND ").push(column).push(" = ").bind(value),
+            None => self,
+        }
+    }
+
+    pub(crate) fn append(mut self, other: &Self) -> Self {
+        self.text.push_str(&other.text);
+        self.params.extend_from_slice(&other.params);
+        self
+    }
+
+    /// PostgreSQL numbers its parameters.
+    fn render(&self, backend: Backend) -> String {
+        if backend != Backend::Postgres {
+            return self.text.clone();
+        }
+        let mut text = String::with_capacity(self.text.len() + 2 * self.params.len());
+        for (index, part) in self.text.split('?').enumerate() {
+            if index > 0 {
+                text.push('$');
+                text.push_str(&index.to_string());
+            }
+            text.push_str(part);
+        }
+        text
+    }
+}
+
+/// A row that can be read by column name from any of the three.
+pub(crate) trait AnyRow:
+    QueryableByName<Sqlite> + QueryableByName<Mysql> + QueryableByName<Pg> + Send + 'static
+{
+}
+impl<R> AnyRow for R where
+    R: QueryableByName<Sqlite> + QueryableByName<Mysql> + QueryableByName<Pg> + Send + 'static
+{
+}
+
+/// Binds the parameters of `$sql`, whatever the database of `$text` is.
+macro_rules! bound {
+    ($sql:expr, $text:expr) => {{
+        let mut query = diesel::sql_query($text).into_boxed();
+        for param in &$sql.params {
+            query = match param {
+                Param::Int(value) => query.bind::<BigInt, _>(*value),
+                Param::Text(value) => query.bind::<Text, _>(&**value),
+            };
+        }
+        query
+    }};
+}
+
+/// Every row of the answer.
+pub(crate) async fn fetch<R: AnyRow>(conn: &mut Conn, sql: &Sql<'_>) -> Result<Vec<R>, DbError> {
+    let text = sql.render(conn.backend());
+    Ok(on!(conn, c => bound!(sql, text).load::<R>(c).await?))
+}
+
+/// The first row, if there is one.
+pub(crate) async fn first<R: AnyRow>(conn: &mut Conn, sql: &Sql<'_>) -> Result<Option<R>, DbError> {
+    Ok(fetch(conn, sql).await?.into_iter().next())
+}
+
+/// Runs a statement, and says how many rows it changed.
+pub(crate) async fn execute(conn: &mut Conn, sql: &Sql<'_>) -> Result<u64, DbError> {
+    let text = sql.render(conn.backend());
+    Ok(on!(conn, c => bound!(sql, text).execute(c).await?) as u64)
+}
+
+/// The number in column `n` of the first row.
+pub(crate) async fn number(conn: &mut Conn, sql: &Sql<'_>) -> Result<i64, DbError> {
+    #[derive(QueryableByName)]
+    struct Number {
+        #[diesel(sql_type = BigInt)]
+        n: i64,
+    }
+    first::<Number>(conn, sql)
+        .await?
+        .map(|row| row.n)
+        .ok_or(DbError::Query(diesel::result::Error::NotFound))
+}
+
+/// A row's id beside some of its columns.
+#[derive(Clone, Debug)]
+pub(crate) struct There<C> {
+    pub(crate) id: i64,
+    pub(crate) content: C,
+}
+
+impl<DB, C> QueryableByName<DB> for There<C>
+where
+    DB: diesel::backend::Backend,
+    C: QueryableByName<DB>,
+    i64: FromSql<BigInt, DB>,
+{
+    fn build<'a>(row: &impl NamedRow<'a, DB>) -> deserialize::Result<Self> {
+        Ok(Self { id: NamedRow::get::<BigInt, i64>(row, "id")?, content: C::build(row)? })
+    }
+}
+
+impl From<i64> for Param<'_> {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<Flag> for Param<'_> {
+    fn from(value: Flag) -> Self {
+        Self::Int(value.0.into())
+    }
+}
+
+impl<'a> From<&'a str> for Param<'a> {
+    fn from(value: &'a str) -> Self {
+        Self::Text(Cow::Borrowed(value))
+    }
+}
+
+impl<'a> From<&'a String> for Param<'a> {
+    fn from(value: &'a String) -> Self {
+        Self::Text(Cow::Borrowed(value))
+    }
+}
+
+impl From<String> for Param<'_> {
+    fn from(value: String) -> Self {
+        Self::Text(Cow::Owned(value))
+    }
+}
+
+macro_rules! ids {
+    ($($id:ident),*) => {$(
+        impl From<$id> for Param<'_> {
+            fn from(id: $id) -> Self {
+                Self::Int(id.0)
+            }
+        }
+    )*};
+}
+ids!(ClusterId, GuestId, NodeId, Revision, StorageId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_postgres_numbers_its_parameters() {
+        let sql = Sql::new("SELECT 1 FROM t WHERE a IN ").list([1, 2]).and("b", Some("x"));
+
+        let sqlite = sql.render(Backend::Sqlite);
+        let postgres = sql.render(Backend::Postgres);
+
+        assert_eq!(sqlite, "SELECT 1 FROM t WHERE a IN (?, ?) AND b = ?");
+        assert_eq!(postgres, "SELECT 1 FROM t WHERE a IN ($1, $2) AND b = $3");
+    }
+}
