@@ -14,6 +14,5 @@ pub mod metrics;
 pub mod pipeline;
 pub mod pve;
 pub mod runtime;
-pub mod shim;
 pub mod supervisor;
 pub mod supervisor_plan;

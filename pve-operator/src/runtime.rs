@@ -3,8 +3,7 @@
 use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use schema::{Db, DbError};
-use crate::shim::secret::Keys;
+use schema::{Db, DbError, secret::SecretKeys};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -137,8 +136,8 @@ async fn database(db: &Db, migrate: bool) -> Result<(), DbError> {
     }
 }
 
-fn read_keys(file: &Path) -> anyhow::Result<Arc<Keys>> {
-    let keys = Keys::from_file(file)
+fn read_keys(file: &Path) -> anyhow::Result<Arc<SecretKeys>> {
+    let keys = SecretKeys::from_file(file)
         .with_context(|| format!("--secret-key-file {}", file.display()))?;
     Ok(Arc::new(keys))
 }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use schema::{
-    ClusterId, Db, DbError, secret::Secret,
+    ClusterId, Db, DbError,
     cluster::{self, Cluster, Swap},
     cluster_status::{self, ClusterStatus},
+    secret::{Secret, SecretKeys, reveal},
+    sweep::{orphan_cluster_ids, sweep_cluster},
 
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::shim::secret::Keys;
 use crate::{
     admin::Readiness,
     pipeline::{Pipeline, Shared, Wanted},
@@ -30,10 +31,13 @@ const OFTEN: Duration = Duration::from_secs(1);
 /// How often other tables are searched for clusters that are gone.
 const LEFTOVERS: Duration = Duration::from_secs(10);
 
+/// What tokens are sealed for: nothing else opens with the same key.
+const PURPOSE: &str = "pve_cluster.user_token";
+
 /// Keeps the pipelines.
 pub struct Supervisor {
     shared: Shared,
-    keys: Option<Arc<Keys>>,
+    keys: Option<Arc<SecretKeys>>,
     readiness: Readiness,
     check_interval: Duration,
     running: BTreeMap<i64, Pipeline>,
@@ -51,7 +55,7 @@ struct Seen {
 impl Supervisor {
     pub fn new(
         shared: Shared,
-        keys: Option<Arc<Keys>>,
+        keys: Option<Arc<SecretKeys>>,
         readiness: Readiness,
         check_interval: Duration,
     ) -> Self {
@@ -156,25 +160,29 @@ impl Supervisor {
                 }
             }
             Act::Sweep(id) => {
-                let rows = db.write(async |conn| crate::shim::sweep::cluster(conn, ClusterId(id)).await).await?;
-                tracing::info!(id, rows, "The cluster is gone from pve_cluster, its rows are deleted");
+                match db.write(async |conn| sweep_cluster(conn, ClusterId(id)).await).await {
+                    Ok(rows) => tracing::info!(id, rows, "The cluster is gone from pve_cluster, its rows are deleted"),
+                    // Its row is back: the next check starts it.
+                    Err(DbError::Conflict { .. }) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
     }
 
-    /// The cluster's token, plain; a plain one in the table is sealed if there is a key.
+    /// The cluster's token, plain; in the table it is sealed with the newest key, if there is one.
     ///
     /// The inner error is a sentence about the row.
     async fn token(&self, row: &Cluster) -> Result<Result<Secret, String>, DbError> {
-        let plain = match crate::shim::secret::open(self.keys.as_deref(), &row.user_token) {
+        let plain = match reveal(self.keys.as_deref(), PURPOSE, &row.user_token) {
             Ok(plain) => plain,
             Err(error) => return Ok(Err(format!("user_token: {error}"))),
         };
         if let Some(keys) = &self.keys
-            && !crate::shim::secret::is_sealed(&row.user_token)
+            && !keys.is_current(&row.user_token)
         {
-            let sealed = keys.seal(&plain);
+            let sealed = keys.seal(PURPOSE, &plain).map_err(DbError::from)?;
             let swap = self
                 .shared
                 .db
@@ -208,7 +216,7 @@ async fn look(db: &Db, with_leftovers: bool) -> Result<Seen, DbError> {
     let mut conn = db.conn().await?;
     // Leftovers first: a cluster that is inserted in between is then known, and not swept.
     let leftovers = if with_leftovers {
-        crate::shim::sweep::orphans(&mut conn).await?.into_iter().map(|id| id.0).collect()
+        orphan_cluster_ids(&mut conn).await?.into_iter().map(|id| id.0).collect()
     } else {
         BTreeSet::new()
     };

@@ -1,2 +1,154 @@
-//! Skeleton.
-fn main() {}
+//! The first thing a newcomer runs: a PVE cluster, a database and the operator in one process,
+//! with what happens in PVE and what arrives in the tables side by side.
+
+mod cluster;
+mod show;
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use pve_operator::{
+    args::{Args as OperatorArgs, Command, LogArgs, LogFormat},
+    logging,
+    runtime::Operator,
+};
+use schema::{ClusterId, Db};
+
+use cluster::Cluster;
+
+/// Mirrors a simulated PVE cluster (or a real one, with --pve) into an SQLite file and shows it.
+#[derive(Debug, Parser)]
+struct Args {
+    /// End by itself when everything was shown, instead of serving until Ctrl-C.
+    #[arg(long)]
+    once: bool,
+    /// A real cluster to mirror, as https://HOST:8006. Nothing is changed in it.
+    #[arg(long, value_name = "URL", requires_all = ["user_id", "user_token"])]
+    pve: Option<String>,
+    /// The token's name, as USER@REALM!TOKENID.
+    #[arg(long, requires = "pve")]
+    user_id: Option<String>,
+    /// The token's secret.
+    #[arg(long, requires = "pve", env = "PVE_TOKEN", hide_env_values = true)]
+    user_token: Option<String>,
+    /// SHA-256 fingerprint of the node's certificate, if it is signed by PVE itself.
+    #[arg(long, requires = "pve")]
+    fingerprint: Option<String>,
+    /// Where the API listens.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    api: SocketAddr,
+    /// Where /metrics is.
+    #[arg(long, default_value = "127.0.0.1:9090")]
+    listen: SocketAddr,
+    /// What is logged besides, for example `info`.
+    #[arg(long, env = "RUST_LOG", default_value = "error")]
+    log: String,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    logging::start(&LogArgs { log_format: LogFormat::Text, log: args.log.clone() });
+    match demo(&args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn demo(args: &Args) -> anyhow::Result<()> {
+    let cluster = Cluster::find(args)?;
+    let folder = tempfile::tempdir().context("no folder for the database")?;
+    let url = format!("sqlite://{}", folder.path().join("demo.db").display());
+    let db = Db::open(&url)?;
+    db.migrate().await?;
+    let id = cluster.insert(&db).await?;
+    println!("PVE       {} ({})", cluster.url(), cluster.what());
+    println!("Database  {url}");
+
+    let operator = Operator::start(&operator_args(&url, args)?).await?;
+    let api = operator.api.context("the API was asked for")?;
+    println!("API       http://{api}/api/v1/vms?page_size=100");
+    println!("Metrics   http://{}/metrics\n", operator.admin);
+
+    let ended = logging::terminated();
+    tokio::pin!(ended);
+    tokio::select! {
+        shown = tell(&cluster, &db, id) => shown?,
+        () = &mut ended => return stop(operator).await,
+    }
+    if !args.once {
+        println!("\nGoes on mirroring. Look with curl or sqlite3 at the addresses above; Ctrl-C ends.");
+        tokio::select! {
+            () = ended => println!(),
+            followed = show::changes(&db, id) => followed?,
+        }
+    }
+    stop(operator).await
+}
+
+/// The story: everything arrives; a guest moves; a guest goes; a guest comes.
+async fn tell(cluster: &Cluster, db: &Db, id: ClusterId) -> anyhow::Result<()> {
+    wait_until_synced(db, id).await?;
+    show::tables(db, id).await?;
+    let Some(sim) = cluster.simulated() else { return Ok(()) };
+
+    let guests = sim.guests();
+    let running = |guest: &&pve_sim::Guest| guest.status == pve_sim::Status::Running;
+    let moving = guests.iter().find(running).context("the simulator has running guests")?;
+    let nodes = sim.nodes();
+    let target = nodes.iter().find(|node| node.name != moving.node).context("there are 3 nodes")?;
+    let leaving = guests.iter().rfind(running).context("the simulator has running guests")?;
+
+    println!("\nPVE migrates {} from {} to {} …", moving.vmid, moving.node, target.name);
+    sim.migrate_guest(moving.vmid, &target.name);
+    show::until(db, id, moving.vmid, |row| row.is_some_and(|row| row.synced.node_name == target.name)).await?;
+
+    println!("\nPVE destroys {} …", leaving.vmid);
+    sim.remove_guest(leaving.vmid);
+    show::until(db, id, leaving.vmid, |row| row.is_none()).await?;
+
+    let vmid = sim.create_guest(pve_sim::Kind::Qemu, &target.name);
+    println!("\nPVE creates {vmid} …");
+    show::until(db, id, vmid, |row| row.is_some_and(|row| row.synced.vm_name.is_some())).await
+}
+
+async fn wait_until_synced(db: &Db, id: ClusterId) -> anyhow::Result<()> {
+    let mut said = String::new();
+    for _ in 0..600 {
+        let status = schema::cluster_status::get(&mut db.conn().await?, id).await?;
+        let (reason, message) = status.map_or_else(Default::default, |it| (it.reason, it.message.unwrap_or_default()));
+        if matches!(reason.as_str(), "Synced" | "MissingPrivileges") {
+            let guests = schema::guest::load(&mut db.conn().await?, id).await?;
+            let storages = schema::storage::load(&mut db.conn().await?, id).await?;
+            if !guests.is_empty() && !storages.is_empty() {
+                return Ok(());
+            }
+        }
+        if said != message && reason != "Connecting" {
+            println!("{reason}: {message}");
+            said = message;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bail!("the cluster is not in the tables after a minute; its status says: {said}")
+}
+
+fn operator_args(url: &str, args: &Args) -> anyhow::Result<pve_operator::args::RunArgs> {
+    let words = [
+        "pve-operator", "run", "--database-url", url, "--poll-interval", "1s", "--details-interval", "10s",
+        "--listen", &args.listen.to_string(), "--api", &args.api.to_string(),
+    ];
+    match OperatorArgs::try_parse_from(words)?.command {
+        Command::Run(run) => Ok(run),
+        Command::Migrate(_) => bail!("`run` was asked for"),
+    }
+}
+
+async fn stop(operator: Operator) -> anyhow::Result<()> {
+    operator.stop().await;
+    Ok(())
+}

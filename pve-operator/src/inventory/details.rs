@@ -10,8 +10,8 @@ use informer::{Backoff, InformerHandle, Replay, SubscribeOptions, Taken, WorkQue
 use schema::{
     ClusterId, Db, DbError,
     guest::{self, GuestDetails},
+    ip_address::{self, GuestAddress},
 };
-use crate::shim::ip_address::{self, Address};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -177,7 +177,7 @@ impl Details {
         &self,
         vmid: u32,
         details: &GuestDetails,
-        known: Option<&[Address]>,
+        known: Option<&[GuestAddress]>,
     ) -> Result<Outcome, DbError> {
         let vmid = i64::from(vmid);
         self.db
@@ -187,8 +187,8 @@ impl Details {
                 };
                 guest::write_details(conn, self.cluster, vmid, details).await?;
                 match known {
-                    Some(known) => ip_address::replace(conn, self.cluster, id, known).await?,
-                    None => ip_address::mark_stale(conn, self.cluster, id).await?,
+                    Some(known) => ip_address::replace(conn, self.cluster, id, known).await?.rows(),
+                    None => ip_address::mark_stale(conn, id).await?,
                 };
                 Ok(Outcome::Written)
             })

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{guest::GuestDetails};
-use crate::shim::ip_address::Address;
+use schema::{guest::GuestDetails, ip_address::GuestAddress};
 use serde_json::json;
 
 use crate::pve::{GuestConfig, GuestInterface};
@@ -28,13 +27,13 @@ pub fn details(config: &GuestConfig) -> GuestDetails {
 }
 
 /// Every address but the loopback ones, with the bridge (and VLAN) that its interface is on.
-pub fn addresses(interfaces: &[GuestInterface], config: &GuestConfig) -> Vec<Address> {
+pub fn addresses(interfaces: &[GuestInterface], config: &GuestConfig) -> Vec<GuestAddress> {
     let networks = networks(config);
     let mut addresses = Vec::new();
     for interface in interfaces {
         let network = interface.mac.as_ref().and_then(|mac| networks.get(&mac.to_lowercase()));
         for address in interface.addresses.iter().filter(|address| !address.ip.is_loopback()) {
-            addresses.push(Address {
+            addresses.push(GuestAddress {
                 ip_address: address.ip.to_string(),
                 network_id: network.cloned(),
                 nic_name: interface.name.clone(),
