@@ -83,18 +83,18 @@ impl TestApi {
 
     pub(crate) async fn nodes(&self, cluster: ClusterId, nodes: &[SyncedNode]) {
         let write = async |conn: &mut schema::Conn| node::write(conn, cluster, nodes).await;
-        self.database.db.write(write).await.unwrap();
+        assert!(self.database.db.write(write).await.unwrap().rows() > 0);
     }
 
     pub(crate) async fn guests(&self, cluster: ClusterId, guests: &[SyncedGuest]) {
         let write = async |conn: &mut schema::Conn| guest::write(conn, cluster, guests, &[]).await;
-        self.database.db.write(write).await.unwrap();
+        assert!(self.database.db.write(write).await.unwrap().rows() > 0);
     }
 
     pub(crate) async fn storages(&self, cluster: ClusterId, storages: &[SyncedStorage]) {
         let write =
             async |conn: &mut schema::Conn| storage::write(conn, cluster, storages, &[]).await;
-        self.database.db.write(write).await.unwrap();
+        assert!(self.database.db.write(write).await.unwrap().rows() > 0);
     }
 
     /// Gives every row of `table` the same times, of which the last confirmation is yet to come.

@@ -128,7 +128,8 @@ async fn a_node_that_left_its_cluster_is_listed_only_when_asked_for() {
     for api in TestApi::all("removed_node").await {
         api.nodes(LAB, &[a_node("n1"), a_node("n2")]).await;
         let gone = ["n1".to_owned()];
-        api.database.db.write(async |conn| node::remove(conn, LAB, &gone).await).await.unwrap();
+        let leave = async |conn: &mut schema::Conn| node::remove(conn, LAB, &gone).await;
+        assert_eq!(api.database.db.write(leave).await.unwrap().updated, 1);
 
         assert_eq!(api.column("/api/v1/nodes", "id").await, [json!(2)]);
         assert_eq!(api.column("/api/v1/nodes?status=removed", "id").await, [json!(1)]);

@@ -243,7 +243,8 @@ async fn addresses_are_shown_and_say_when_the_guest_stopped_telling_them() {
         api.database
             .db
             .write(async |conn| {
-                ip_address::replace(conn, LAB, GuestId(1), &addresses).await?;
+                let written = ip_address::replace(conn, LAB, GuestId(1), &addresses).await?;
+                assert_eq!(written.inserted, 2);
                 ip_address::mark_stale(conn, GuestId(1)).await
             })
             .await
