@@ -122,13 +122,15 @@ mod tests {
     fn times_are_read_with_their_unit() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
+        assert_eq!(duration("1h"), Ok(Duration::from_hours(1)));
     }
 
     #[test]
     fn a_time_without_unit_or_of_zero_is_refused_with_an_example() {
-        for text in ["5", "", "s", "0s", "-1s", "5 s", "99999999999999999999s", "9999999999999999999h"] {
+        for text in
+            ["5", "", "s", "0s", "-1s", "5 s", "99999999999999999999s", "9999999999999999999h"]
+        {
             let error = duration(text).unwrap_err();
             assert!(error.contains("for example"), "{text}: {error}");
         }

@@ -14,14 +14,21 @@ pub fn start(args: &LogArgs) {
         Err(error) => (EnvFilter::new("info"), Some(error)),
     };
     let colours = std::io::stderr().is_terminal();
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(colours);
+    let lines = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colours);
     // An error means that the process logs already, as a test or the demo may.
     let started = match args.log_format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     if let (Ok(()), Some(error)) = (started, mistake) {
-        tracing::warn!(error = &error as &dyn std::error::Error, "--log is not a filter, logging at info");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "--log is not a filter, logging at info"
+        );
     }
 }
 
@@ -35,7 +42,10 @@ pub async fn terminated() {
             _ = interrupted => {}
         },
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "Only Ctrl-C ends this process");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "Only Ctrl-C ends this process"
+            );
             drop(interrupted.await);
         }
     }

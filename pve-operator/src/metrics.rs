@@ -7,9 +7,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use prometheus::{
-    CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, GaugeVec, Opts, Registry,
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
     TextEncoder,
     core::{Collector, MetricVec, MetricVecBuilder},
+    proto::MetricFamily,
 };
 use tokio::time::Instant;
 
@@ -69,25 +70,115 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "one family after the other")]
     pub fn new() -> Self {
         let registry = Registry::new();
         let cluster = &["cluster"];
         let families = Families {
-            clusters: family(&registry, "clusters", "Clusters by what the operator does about them.", &["state"], IntGaugeVec::new),
-            poll_age: family(&registry, "poll_age_seconds", "Time since the last poll that brought a whole answer.", cluster, GaugeVec::new),
-            poll_duration: histogram(&registry, "poll_duration_seconds", "Time from a poll's first request to its last byte.", cluster),
-            poll_errors: family(&registry, "poll_errors_total", "Polls without a whole answer, by class of error.", &["cluster", "class"], IntCounterVec::new),
-            skipped_elements: family(&registry, "skipped_elements_total", "Elements of PVE's lists that could not be read and were passed over.", cluster, IntCounterVec::new),
-            objects: family(&registry, "objects", "Objects in the cache.", &["cluster", "kind"], IntGaugeVec::new),
-            events: family(&registry, "events_total", "Changes seen in PVE.", &["cluster", "kind", "type"], IntCounterVec::new),
-            writer_pending: family(&registry, "writer_pending", "Changed objects that are not in the tables yet.", cluster, IntGaugeVec::new),
-            writer_lag: family(&registry, "writer_lag_seconds", "Age of the oldest change that is not in the tables yet.", cluster, GaugeVec::new),
-            rows_written: family(&registry, "rows_written_total", "Rows changed in the tables, without the usage batch.", &["cluster", "table", "change"], IntCounterVec::new),
-            write_errors: family(&registry, "write_errors_total", "Batches that the database did not take; they are tried again.", cluster, IntCounterVec::new),
-            suspicious_shrink: family(&registry, "suspicious_shrink", "1 while objects are kept although PVE's lists lack them for an unusual reason.", &["cluster", "kind"], IntGaugeVec::new),
-            requests: family(&registry, "pve_requests_total", "Requests to PVE by endpoint and status; status 0 is no answer.", &["cluster", "endpoint", "status"], IntCounterVec::new),
-            request_seconds: family(&registry, "pve_request_seconds_total", "Time spent waiting for PVE's answers.", &["cluster", "endpoint"], CounterVec::new),
-            details_pending: family(&registry, "details_pending", "Guests whose disks and addresses wait to be read.", cluster, IntGaugeVec::new),
+            clusters: family(
+                &registry,
+                "clusters",
+                "Clusters by what the operator does about them.",
+                &["state"],
+                IntGaugeVec::new,
+            ),
+            poll_age: family(
+                &registry,
+                "poll_age_seconds",
+                "Time since the last poll that brought a whole answer.",
+                cluster,
+                GaugeVec::new,
+            ),
+            poll_duration: histogram(
+                &registry,
+                "poll_duration_seconds",
+                "Time from a poll's first request to its last byte.",
+                cluster,
+            ),
+            poll_errors: family(
+                &registry,
+                "poll_errors_total",
+                "Polls without a whole answer, by class of error.",
+                &["cluster", "class"],
+                IntCounterVec::new,
+            ),
+            skipped_elements: family(
+                &registry,
+                "skipped_elements_total",
+                "Elements of PVE's lists that could not be read and were passed over.",
+                cluster,
+                IntCounterVec::new,
+            ),
+            objects: family(
+                &registry,
+                "objects",
+                "Objects in the cache.",
+                &["cluster", "kind"],
+                IntGaugeVec::new,
+            ),
+            events: family(
+                &registry,
+                "events_total",
+                "Changes seen in PVE.",
+                &["cluster", "kind", "type"],
+                IntCounterVec::new,
+            ),
+            writer_pending: family(
+                &registry,
+                "writer_pending",
+                "Changed objects that are not in the tables yet.",
+                cluster,
+                IntGaugeVec::new,
+            ),
+            writer_lag: family(
+                &registry,
+                "writer_lag_seconds",
+                "Age of the oldest change that is not in the tables yet.",
+                cluster,
+                GaugeVec::new,
+            ),
+            rows_written: family(
+                &registry,
+                "rows_written_total",
+                "Rows changed in the tables, without the usage batch.",
+                &["cluster", "table", "change"],
+                IntCounterVec::new,
+            ),
+            write_errors: family(
+                &registry,
+                "write_errors_total",
+                "Batches that the database did not take; they are tried again.",
+                cluster,
+                IntCounterVec::new,
+            ),
+            suspicious_shrink: family(
+                &registry,
+                "suspicious_shrink",
+                "1 while objects are kept although PVE's lists lack them for an unusual reason.",
+                &["cluster", "kind"],
+                IntGaugeVec::new,
+            ),
+            requests: family(
+                &registry,
+                "pve_requests_total",
+                "Requests to PVE by endpoint and status; status 0 is no answer.",
+                &["cluster", "endpoint", "status"],
+                IntCounterVec::new,
+            ),
+            request_seconds: family(
+                &registry,
+                "pve_request_seconds_total",
+                "Time spent waiting for PVE's answers.",
+                &["cluster", "endpoint"],
+                CounterVec::new,
+            ),
+            details_pending: family(
+                &registry,
+                "details_pending",
+                "Guests whose disks and addresses wait to be read.",
+                cluster,
+                IntGaugeVec::new,
+            ),
             last_polls: Mutex::default(),
         };
         #[cfg(target_os = "linux")]
@@ -124,7 +215,10 @@ impl Metrics {
         match TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
             Ok(()) => text,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "Metrics cannot be encoded");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "Metrics cannot be encoded"
+                );
                 String::new()
             }
         }
@@ -169,7 +263,8 @@ impl ClusterMetrics {
 
     pub fn rows_written(&self, table: &str, change: &str, rows: u64) {
         if rows > 0 {
-            let counter = self.families.rows_written.with_label_values(&[&self.name, table, change]);
+            let counter =
+                self.families.rows_written.with_label_values(&[&self.name, table, change]);
             counter.inc_by(rows);
         }
     }
@@ -228,7 +323,7 @@ fn forget<T: MetricVecBuilder>(family: &MetricVec<T>, cluster: &str)
 where
     MetricVec<T>: Collector,
 {
-    for metric in family.collect().iter().flat_map(|family| family.get_metric()) {
+    for metric in family.collect().iter().flat_map(MetricFamily::get_metric) {
         let labels: HashMap<&str, &str> =
             metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
         if labels.get("cluster") == Some(&cluster) {

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use informer::{Backoff, InformerHandle, SharedIndexInformer, SubscribeOptions};
-use schema::{ClusterId, Db, DbError, secret::Secret, cluster::Cluster, cluster_status, guest, node, storage};
+use schema::{
+    ClusterId, Db, DbError, cluster::Cluster, cluster_status, guest, node, secret::Secret, storage,
+};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,7 +29,7 @@ use crate::{
 };
 
 /// A source waits for the poller, which has deadlines of its own.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const FOREVER: Duration = Duration::from_hours(365 * 24);
 
 /// How often things happen; the same for every cluster.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +128,11 @@ impl Pipeline {
     pub async fn stopped(self) {
         self.stop.cancel();
         if let Err(error) = self.done.await {
-            tracing::error!(error = &error as &dyn std::error::Error, cluster = self.wanted.name, "A pipeline ended badly");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                cluster = self.wanted.name,
+                "A pipeline ended badly"
+            );
         }
     }
 }
@@ -147,7 +153,14 @@ async fn run(shared: Shared, wanted: Wanted, board: Board, stop: CancellationTok
         Err(mistake) => {
             board.note(|facts| facts.mistake = Some(mistake.report()));
             let pace = shared.pace.usage;
-            tasks.spawn(status::run(shared.db.clone(), wanted.id, board.clone(), Nothing, pace, stop.clone()));
+            tasks.spawn(status::run(
+                shared.db.clone(),
+                wanted.id,
+                board.clone(),
+                Nothing,
+                pace,
+                stop.clone(),
+            ));
         }
     }
     stop.cancelled().await;
@@ -172,7 +185,10 @@ async fn load(db: &Db, cluster: ClusterId) -> Stored {
             Ok(stored) => return stored,
             Err(error) => {
                 if failures == 0 {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "Tables cannot be read yet");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "Tables cannot be read yet"
+                    );
                 }
                 tokio::time::sleep(backoff.pause(failures, None)).await;
                 failures += 1;
@@ -242,9 +258,24 @@ fn follow(
         identity,
     };
     let (db, id, pace) = (&shared.db, wanted.id, shared.pace);
-    let writer = Writer::new(db.clone(), id, wanted.env.clone(), Arc::clone(&metrics), polls.clone(), changes);
+    let writer = Writer::new(
+        db.clone(),
+        id,
+        wanted.env.clone(),
+        Arc::clone(&metrics),
+        polls.clone(),
+        changes,
+    );
     let poller = Poller::new(reader.clone(), publish, board.clone(), Arc::clone(&metrics));
-    tasks.spawn(details::run(db.clone(), id, reader, guests.handle(), metrics, pace.details, stop.clone()));
+    tasks.spawn(details::run(
+        db.clone(),
+        id,
+        reader,
+        guests.handle(),
+        metrics,
+        pace.details,
+        stop.clone(),
+    ));
     tasks.spawn(nodes.run(stop.clone().cancelled_owned()));
     tasks.spawn(guests.run(stop.clone().cancelled_owned()));
     tasks.spawn(storages.run(stop.clone().cancelled_owned()));
@@ -264,7 +295,10 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn informer<T: Mirrored>(&self, seed: impl Iterator<Item = T>) -> SharedIndexInformer<Source<T>> {
+    fn informer<T: Mirrored>(
+        &self,
+        seed: impl Iterator<Item = T>,
+    ) -> SharedIndexInformer<Source<T>> {
         let source = Source::new(
             Feed::new(self.publish),
             Arc::clone(self.desk),

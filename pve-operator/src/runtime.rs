@@ -44,7 +44,9 @@ impl Operator {
         if let Some(api) = args.api
             && !api.ip().is_loopback()
         {
-            bail!("--api {api} is not a loopback address: the API has no authentication yet, so it is not served to the network");
+            bail!(
+                "--api {api} is not a loopback address: the API has no authentication yet, so it is not served to the network"
+            );
         }
         let admin = listen("--listen", args.listen).await?;
         let api = match args.api {
@@ -127,7 +129,10 @@ async fn database(db: &Db, migrate: bool) -> Result<(), DbError> {
         };
         match outcome.await {
             Err(error) if error.is_transient() => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "Waiting for the database");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "Waiting for the database"
+                );
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(10));
             }
@@ -144,11 +149,18 @@ fn read_keys(file: &Path) -> anyhow::Result<Arc<SecretKeys>> {
 
 async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: choose another address with {flag}, or stop what uses it")
+        format!(
+            "cannot listen on {address}: choose another address with {flag}, or stop what uses it"
+        )
     })
 }
 
-fn serve(tasks: &TaskTracker, stop: &CancellationToken, listener: TcpListener, router: axum::Router) {
+fn serve(
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+    listener: TcpListener,
+    router: axum::Router,
+) {
     let stop = stop.clone().cancelled_owned();
     tasks.spawn(async move {
         if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {

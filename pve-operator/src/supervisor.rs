@@ -12,7 +12,6 @@ use schema::{
     cluster_status::{self, ClusterStatus},
     secret::{Secret, SecretKeys, reveal},
     sweep::{orphan_cluster_ids, sweep_cluster},
-
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -35,6 +34,7 @@ const LEFTOVERS: Duration = Duration::from_secs(10);
 const PURPOSE: &str = "pve_cluster.user_token";
 
 /// Keeps the pipelines.
+#[expect(missing_debug_implementations, reason = "the tables show what it keeps")]
 pub struct Supervisor {
     shared: Shared,
     keys: Option<Arc<SecretKeys>>,
@@ -79,15 +79,23 @@ impl Supervisor {
             let pause = match self.check(with_leftovers).await {
                 Ok(clusters) => {
                     if with_leftovers {
-                        next_leftovers = tokio::time::Instant::now() + LEFTOVERS.min(self.check_interval);
+                        next_leftovers =
+                            tokio::time::Instant::now() + LEFTOVERS.min(self.check_interval);
                     }
                     failures = 0;
                     self.readiness.set(true);
-                    if clusters <= SMALL { OFTEN.min(self.check_interval) } else { self.check_interval }
+                    if clusters <= SMALL {
+                        OFTEN.min(self.check_interval)
+                    } else {
+                        self.check_interval
+                    }
                 }
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "Clusters cannot be read; those that are known are followed on");
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "Clusters cannot be read; those that are known are followed on"
+                        );
                     }
                     failures += 1;
                     self.readiness.set(false);
@@ -154,14 +162,21 @@ impl Supervisor {
                 pipeline.stopped().await;
                 let disabled = rows.iter().any(|row| row.id.0 == id && !row.is_enabled.0);
                 if disabled {
-                    tracing::info!(cluster = name, "The cluster is disabled, no longer following it");
+                    tracing::info!(
+                        cluster = name,
+                        "The cluster is disabled, no longer following it"
+                    );
                     let status = disabled_status(db, ClusterId(id)).await?;
                     db.write(async |conn| cluster_status::write(conn, &status).await).await?;
                 }
             }
             Act::Sweep(id) => {
                 match db.write(async |conn| sweep_cluster(conn, ClusterId(id)).await).await {
-                    Ok(rows) => tracing::info!(id, rows, "The cluster is gone from pve_cluster, its rows are deleted"),
+                    Ok(rows) => tracing::info!(
+                        id,
+                        rows,
+                        "The cluster is gone from pve_cluster, its rows are deleted"
+                    ),
                     // Its row is back: the next check starts it.
                     Err(DbError::Conflict { .. }) => {}
                     Err(error) => return Err(error),
@@ -186,10 +201,14 @@ impl Supervisor {
             let swap = self
                 .shared
                 .db
-                .write(async |conn| cluster::seal_token(conn, row.id, &row.user_token, &sealed).await)
+                .write(async |conn| {
+                    cluster::seal_token(conn, row.id, &row.user_token, &sealed).await
+                })
                 .await?;
             match swap {
-                Swap::Done => tracing::info!(cluster = row.cluster_name, "Sealed the token of the cluster"),
+                Swap::Done => {
+                    tracing::info!(cluster = row.cluster_name, "Sealed the token of the cluster");
+                }
                 Swap::Stale => {} // somebody wrote another one meanwhile: the next check sees it
             }
         }

@@ -75,6 +75,10 @@ mod tests {
     fn a_deleted_cluster_is_stopped_and_then_swept() {
         assert_eq!(acts(&[], &[], &[(1, "a")], &[1]), [Act::Stop(1), Act::Sweep(1)]);
         assert_eq!(acts(&[], &[], &[], &[1]), [Act::Sweep(1)], "deleted while we were away");
-        assert_eq!(acts(&[], &[], &[(1, "a")], &[]), [Act::Stop(1), Act::Sweep(1)], "before its first row");
+        assert_eq!(
+            acts(&[], &[], &[(1, "a")], &[]),
+            [Act::Stop(1), Act::Sweep(1)],
+            "before its first row"
+        );
     }
 }

@@ -50,7 +50,9 @@ impl Cluster {
     /// The statement that the quick start tells people to run, with the certificate's fingerprint.
     pub(crate) async fn insert(&self, db: &Db) -> anyhow::Result<ClusterId> {
         let (user_id, user_token, fingerprint) = match self {
-            Self::Simulated(sim) => (sim.user_id(), sim.token(), Some(sim.fingerprint(&sim.first_node()))),
+            Self::Simulated(sim) => {
+                (sim.user_id(), sim.token(), Some(sim.fingerprint(sim.first_node())))
+            }
             Self::Real { user_id, user_token, fingerprint, .. } => {
                 (user_id.clone(), user_token.clone(), fingerprint.clone())
             }
@@ -60,7 +62,9 @@ impl Cluster {
         let sql = format!(
             "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token, is_enabled, is_schedulable, env, tls_fingerprint) \
              VALUES ('demo', '{}', '{}', '{}', 1, 1, 'demo', {fingerprint})",
-            text(&self.url()), text(&user_id), text(&user_token),
+            text(&self.url()),
+            text(&user_id),
+            text(&user_token),
         );
         db.write(async |conn| conn.execute_sql(&sql).await).await?;
         let clusters = schema::cluster::list(&mut db.conn().await?).await?;

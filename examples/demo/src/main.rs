@@ -81,7 +81,9 @@ async fn demo(args: &Args) -> anyhow::Result<()> {
         () = &mut ended => return stop(operator).await,
     }
     if !args.once {
-        println!("\nGoes on mirroring. Look with curl or sqlite3 at the addresses above; Ctrl-C ends.");
+        println!(
+            "\nGoes on mirroring. Look with curl or sqlite3 at the addresses above; Ctrl-C ends."
+        );
         tokio::select! {
             () = ended => println!(),
             followed = show::changes(&db, id) => followed?,
@@ -105,7 +107,10 @@ async fn tell(cluster: &Cluster, db: &Db, id: ClusterId) -> anyhow::Result<()> {
 
     println!("\nPVE migrates {} from {} to {} …", moving.vmid, moving.node, target.name);
     sim.migrate_guest(moving.vmid, &target.name);
-    show::until(db, id, moving.vmid, |row| row.is_some_and(|row| row.synced.node_name == target.name)).await?;
+    show::until(db, id, moving.vmid, |row| {
+        row.is_some_and(|row| row.synced.node_name == target.name)
+    })
+    .await?;
 
     println!("\nPVE destroys {} …", leaving.vmid);
     sim.remove_guest(leaving.vmid);
@@ -120,7 +125,8 @@ async fn wait_until_synced(db: &Db, id: ClusterId) -> anyhow::Result<()> {
     let mut said = String::new();
     for _ in 0..600 {
         let status = schema::cluster_status::get(&mut db.conn().await?, id).await?;
-        let (reason, message) = status.map_or_else(Default::default, |it| (it.reason, it.message.unwrap_or_default()));
+        let (reason, message) =
+            status.map_or_else(Default::default, |it| (it.reason, it.message.unwrap_or_default()));
         if matches!(reason.as_str(), "Synced" | "MissingPrivileges") {
             let guests = schema::guest::load(&mut db.conn().await?, id).await?;
             let storages = schema::storage::load(&mut db.conn().await?, id).await?;
@@ -139,8 +145,18 @@ async fn wait_until_synced(db: &Db, id: ClusterId) -> anyhow::Result<()> {
 
 fn operator_args(url: &str, args: &Args) -> anyhow::Result<pve_operator::args::RunArgs> {
     let words = [
-        "pve-operator", "run", "--database-url", url, "--poll-interval", "1s", "--details-interval", "10s",
-        "--listen", &args.listen.to_string(), "--api", &args.api.to_string(),
+        "pve-operator",
+        "run",
+        "--database-url",
+        url,
+        "--poll-interval",
+        "1s",
+        "--details-interval",
+        "10s",
+        "--listen",
+        &args.listen.to_string(),
+        "--api",
+        &args.api.to_string(),
     ];
     match OperatorArgs::try_parse_from(words)?.command {
         Command::Run(run) => Ok(run),

@@ -14,37 +14,78 @@ const FIRST: usize = 12;
 /// The three tables, as they are.
 pub(crate) async fn tables(db: &Db, id: ClusterId) -> anyhow::Result<()> {
     let mut conn = db.conn().await?;
-    let (mut nodes, mut guests, mut storages) =
-        (node::load(&mut conn, id).await?, guest::load(&mut conn, id).await?, storage::load(&mut conn, id).await?);
+    let (mut nodes, mut guests, mut storages) = (
+        node::load(&mut conn, id).await?,
+        guest::load(&mut conn, id).await?,
+        storage::load(&mut conn, id).await?,
+    );
     drop(conn);
     nodes.sort_by(|a, b| a.synced.node_name.cmp(&b.synced.node_name));
     guests.sort_by_key(|row| row.synced.vmid);
     storages.sort_by(|a, b| a.synced.key.cmp(&b.synced.key));
 
-    println!("pve_node ({})\n  {:>4}  {:<10} {:<9} {:<15} {:>4} {:>10}", nodes.len(), "id", "node_name", "status", "ip_address", "cpu", "memory");
+    println!(
+        "pve_node ({})\n  {:>4}  {:<10} {:<9} {:<15} {:>4} {:>10}",
+        nodes.len(),
+        "id",
+        "node_name",
+        "status",
+        "ip_address",
+        "cpu",
+        "memory"
+    );
     for row in &nodes {
         let node = &row.synced;
         println!(
             "  {:>4}  {:<10} {:<9} {:<15} {:>4} {:>6} MiB",
-            row.id, node.node_name, node.status.as_str(), or_dash(node.ip_address.as_deref()),
-            node.cpu_num.unwrap_or(0), node.memory_size.unwrap_or(0),
+            row.id,
+            node.node_name,
+            node.status.as_str(),
+            or_dash(node.ip_address.as_deref()),
+            node.cpu_num.unwrap_or(0),
+            node.memory_size.unwrap_or(0),
         );
     }
-    println!("\npve_vm ({})\n  {:>4}  {:>5} {:<22} {:<5} {:<8} {:<8} {:>4} {:>10}  tags", guests.len(), "id", "vmid", "vm_name", "kind", "status", "node", "cpu", "memory");
+    println!(
+        "\npve_vm ({})\n  {:>4}  {:>5} {:<22} {:<5} {:<8} {:<8} {:>4} {:>10}  tags",
+        guests.len(),
+        "id",
+        "vmid",
+        "vm_name",
+        "kind",
+        "status",
+        "node",
+        "cpu",
+        "memory"
+    );
     for row in guests.iter().take(FIRST) {
         line(row);
     }
     if guests.len() > FIRST {
         println!("  … and {} more", guests.len() - FIRST);
     }
-    println!("\npve_storage ({})\n  {:>4}  {:<8} {:<12} {:<8} {:>6} {:>12}  content", storages.len(), "id", "node", "storage", "type", "shared", "total");
+    println!(
+        "\npve_storage ({})\n  {:>4}  {:<8} {:<12} {:<8} {:>6} {:>12}  content",
+        storages.len(),
+        "id",
+        "node",
+        "storage",
+        "type",
+        "shared",
+        "total"
+    );
     for row in &storages {
         let storage = &row.synced;
         let gib = storage.usage.total.unwrap_or(0) >> 30;
         println!(
             "  {:>4}  {:<8} {:<12} {:<8} {:>6} {:>8} GiB  {}",
-            row.id, storage.key.node_name, storage.key.storage_name, storage.kind,
-            i32::from(storage.shared.0), gib, or_dash(storage.content.as_deref()),
+            row.id,
+            storage.key.node_name,
+            storage.key.storage_name,
+            storage.kind,
+            i32::from(storage.shared.0),
+            gib,
+            or_dash(storage.content.as_deref()),
         );
     }
     Ok(())
@@ -65,7 +106,9 @@ pub(crate) async fn until(
             let took = started.elapsed().unwrap_or_default();
             match row {
                 Some(row) => line(row),
-                None => println!("  no row {vmid} any more: absent from two lists, and the token may still see it"),
+                None => println!(
+                    "  no row {vmid} any more: absent from two lists, and the token may still see it"
+                ),
             }
             println!("  after {:.1} s", took.as_secs_f64());
             return Ok(());
@@ -80,7 +123,8 @@ pub(crate) async fn changes(db: &Db, id: ClusterId) -> anyhow::Result<()> {
     let mut known: Option<BTreeMap<i64, GuestRow>> = None;
     loop {
         let rows = guest::load(&mut db.conn().await?, id).await?;
-        let rows: BTreeMap<i64, GuestRow> = rows.into_iter().map(|row| (row.synced.vmid, row)).collect();
+        let rows: BTreeMap<i64, GuestRow> =
+            rows.into_iter().map(|row| (row.synced.vmid, row)).collect();
         if let Some(known) = &known {
             for (vmid, row) in &rows {
                 if known.get(vmid).is_none_or(|before| before.synced != row.synced) {
@@ -100,8 +144,15 @@ fn line(row: &GuestRow) {
     let guest = &row.synced;
     println!(
         "  {:>4}  {:>5} {:<22} {:<5} {:<8} {:<8} {:>4} {:>6} MiB  {}",
-        row.id, guest.vmid, or_dash(guest.vm_name.as_deref()), guest.kind.as_str(), guest.status,
-        guest.node_name, guest.cpu_num.unwrap_or(0), guest.memory_size.unwrap_or(0), or_dash(guest.tags.as_deref()),
+        row.id,
+        guest.vmid,
+        or_dash(guest.vm_name.as_deref()),
+        guest.kind.as_str(),
+        guest.status,
+        guest.node_name,
+        guest.cpu_num.unwrap_or(0),
+        guest.memory_size.unwrap_or(0),
+        or_dash(guest.tags.as_deref()),
     );
 }
 

@@ -124,7 +124,11 @@ impl Details {
             Ok(Outcome::Written | Outcome::NotNow) => taken.done_after(self.period),
             Ok(Outcome::NoRow) => taken.done_after(ROW),
             Err(error) => {
-                tracing::debug!(vmid = guest.vmid, error = &error as &dyn std::error::Error, "Details are not read this time");
+                tracing::debug!(
+                    vmid = guest.vmid,
+                    error = &error as &dyn std::error::Error,
+                    "Details are not read this time"
+                );
                 taken.retry();
             }
         }
@@ -151,11 +155,13 @@ impl Details {
         let config = match self.reader.guest_config(guest.kind, &node, vmid).await {
             Ok(config) => config,
             // It moved or went, and the next poll will say so; or this token may not see it.
-            Err(PveError::Forbidden { .. } | PveError::Refused { .. }) => return Ok(Outcome::NotNow),
+            Err(PveError::Forbidden { .. } | PveError::Refused { .. }) => {
+                return Ok(Outcome::NotNow);
+            }
             Err(error) => return Err(error.into()),
         };
-        let askable = &*guest.status == "running"
-            && (guest.kind == GuestKind::Lxc || config.agent_enabled());
+        let askable =
+            &*guest.status == "running" && (guest.kind == GuestKind::Lxc || config.agent_enabled());
         let interfaces = if askable {
             match self.reader.guest_interfaces(guest.kind, &node, vmid).await {
                 Ok(interfaces) => interfaces,

@@ -8,12 +8,13 @@ use serde_json::json;
 use crate::pve::{GuestConfig, GuestInterface};
 
 /// Disks as `{"scsi0": {"storage": …, "volume": …, "size": …}}`, and the storages they are on.
-pub fn details(config: &GuestConfig) -> GuestDetails {
+pub(super) fn details(config: &GuestConfig) -> GuestDetails {
     let mut storages = BTreeSet::new();
     let mut disks = BTreeMap::new();
     for (bus, value) in config.disks() {
         let volume = value.split(',').next().unwrap_or_default();
-        let volume = volume.strip_prefix("file=").or(volume.strip_prefix("volume=")).unwrap_or(volume);
+        let volume =
+            volume.strip_prefix("file=").or(volume.strip_prefix("volume=")).unwrap_or(volume);
         let storage = volume.split_once(':').map(|(storage, _)| storage);
         storages.extend(storage);
         let size = option(value, "size");
@@ -27,7 +28,7 @@ pub fn details(config: &GuestConfig) -> GuestDetails {
 }
 
 /// Every address but the loopback ones, with the bridge (and VLAN) that its interface is on.
-pub fn addresses(interfaces: &[GuestInterface], config: &GuestConfig) -> Vec<GuestAddress> {
+pub(super) fn addresses(interfaces: &[GuestInterface], config: &GuestConfig) -> Vec<GuestAddress> {
     let networks = networks(config);
     let mut addresses = Vec::new();
     for interface in interfaces {
@@ -47,13 +48,14 @@ pub fn addresses(interfaces: &[GuestInterface], config: &GuestConfig) -> Vec<Gue
 /// MAC address to `bridge` or `bridge.vlan`, from `net0: virtio=BC:24:…,bridge=vmbr0,tag=5` (QEMU) and
 /// `net0: name=eth0,bridge=vmbr0,hwaddr=BC:24:…` (LXC).
 fn networks(config: &GuestConfig) -> BTreeMap<String, String> {
-    let nets = config.iter().filter(|(key, _)| {
-        key.strip_prefix("net").is_some_and(|n| n.parse::<u8>().is_ok())
-    });
+    let nets = config
+        .iter()
+        .filter(|(key, _)| key.strip_prefix("net").is_some_and(|n| n.parse::<u8>().is_ok()));
     nets.filter_map(|(_, value)| {
-        let mac = value.split(',').filter_map(|part| part.split_once('=')).find_map(|(_, value)| {
-            (value.len() == 17 && value.matches(':').count() == 5).then(|| value.to_lowercase())
-        })?;
+        let mac =
+            value.split(',').filter_map(|part| part.split_once('=')).find_map(|(_, value)| {
+                (value.len() == 17 && value.matches(':').count() == 5).then(|| value.to_lowercase())
+            })?;
         let bridge = option(value, "bridge")?;
         let network = match option(value, "tag") {
             Some(vlan) => format!("{bridge}.{vlan}"),
@@ -65,7 +67,11 @@ fn networks(config: &GuestConfig) -> BTreeMap<String, String> {
 }
 
 fn option<'a>(value: &'a str, name: &str) -> Option<&'a str> {
-    value.split(',').filter_map(|part| part.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+    value
+        .split(',')
+        .filter_map(|part| part.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -73,13 +79,13 @@ mod tests {
     use super::*;
     use crate::pve::InterfaceAddress;
 
-    fn config(data: serde_json::Value) -> GuestConfig {
+    fn config(data: &serde_json::Value) -> GuestConfig {
         GuestConfig::parse("GET /x", json!({ "data": data }).to_string().as_bytes()).unwrap()
     }
 
     #[test]
     fn disks_are_told_with_their_storages() {
-        let config = config(json!({
+        let config = config(&json!({
             "scsi0": "local-lvm:vm-100-disk-0,iothread=1,size=32G",
             "virtio1": "file=nfs:100/vm-100-disk-1.qcow2,size=8G",
             "ide2": "local:iso/debian.iso,media=cdrom,size=600M",
@@ -90,14 +96,17 @@ mod tests {
 
         assert_eq!(details.storages.as_deref(), Some("local-lvm,nfs"));
         let disks: serde_json::Value = serde_json::from_str(&details.storage_cfg.unwrap()).unwrap();
-        assert_eq!(disks["scsi0"], json!({ "storage": "local-lvm", "volume": "local-lvm:vm-100-disk-0", "size": "32G" }));
+        assert_eq!(
+            disks["scsi0"],
+            json!({ "storage": "local-lvm", "volume": "local-lvm:vm-100-disk-0", "size": "32G" })
+        );
         assert_eq!(disks.as_object().unwrap().len(), 2);
     }
 
     /// A18
     #[test]
     fn addresses_find_their_network_by_mac_and_do_without_one() {
-        let config = config(json!({
+        let config = config(&json!({
             "net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0,tag=5",
             "net1": "name=eth1,bridge=vmbr1,hwaddr=BC:24:11:00:00:02,type=veth",
         }));
@@ -117,7 +126,11 @@ mod tests {
             &config,
         );
 
-        let short: Vec<_> = found.iter().map(|it| (it.ip_address.as_str(), it.network_id.as_deref())).collect();
-        assert_eq!(short, [("fe80::1", Some("vmbr0.5")), ("10.0.0.2", Some("vmbr1")), ("10.8.0.2", None)]);
+        let short: Vec<_> =
+            found.iter().map(|it| (it.ip_address.as_str(), it.network_id.as_deref())).collect();
+        assert_eq!(
+            short,
+            [("fe80::1", Some("vmbr0.5")), ("10.0.0.2", Some("vmbr1")), ("10.8.0.2", None)]
+        );
     }
 }

@@ -85,10 +85,7 @@ pub enum Doubt {
 impl Doubt {
     /// Whether a person should hear of it.
     pub fn is_suspicious(self) -> bool {
-        matches!(
-            self,
-            Self::MassVanished | Self::Unreadable | Self::NoQuorum | Self::AuditMissing
-        )
+        matches!(self, Self::MassVanished | Self::Unreadable | Self::NoQuorum | Self::AuditMissing)
     }
 }
 
@@ -124,7 +121,12 @@ impl<K: Clone + Eq + Hash> Guard<K> {
     /// Judges the objects that one list lacks, out of `total` known ones.
     ///
     /// An object that is back, or whose proof is not good this time, starts again from nothing.
-    pub fn judge(&mut self, missing: &[Missing<K>], total: usize, list: Circumstances) -> Verdict<K> {
+    pub fn judge(
+        &mut self,
+        missing: &[Missing<K>],
+        total: usize,
+        list: Circumstances,
+    ) -> Verdict<K> {
         let en_masse = missing.len() > mass(total);
         let needed = if en_masse { LISTS_AFTER_MASS } else { LISTS };
         let before = std::mem::take(&mut self.absent);
@@ -209,7 +211,10 @@ mod tests {
 
         for _ in 0..1000 {
             let verdict = guard.judge(&[lost], 20, list(Quorum::Yes));
-            assert_eq!(verdict, Verdict { gone: vec![], held: 1, doubt: Some(Doubt::AuditMissing) });
+            assert_eq!(
+                verdict,
+                Verdict { gone: vec![], held: 1, doubt: Some(Doubt::AuditMissing) }
+            );
         }
     }
 

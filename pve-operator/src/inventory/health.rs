@@ -118,7 +118,9 @@ pub fn condition(facts: &Facts, id: i64) -> Condition {
         }
     };
     let message = if facts.insecure {
-        format!("{message} Certificates are not verified (tls_insecure = 1): anyone on the way can read the token.")
+        format!(
+            "{message} Certificates are not verified (tls_insecure = 1): anyone on the way can read the token."
+        )
     } else {
         message
     };

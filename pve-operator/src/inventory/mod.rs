@@ -6,8 +6,8 @@
 //!                                           guard: what a list lacks is gone only with proof
 //! ```
 
-mod details_of;
 pub mod details;
+mod details_of;
 pub mod dirty;
 pub mod evidence;
 pub mod guard;

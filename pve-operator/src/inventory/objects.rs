@@ -112,6 +112,7 @@ impl Object for Storage {
 ///
 /// The number is stored in tables: changing what goes in rewrites each row once.
 #[derive(Default)]
+#[expect(missing_debug_implementations, reason = "a half-made hash shows nothing")]
 pub struct Fingerprint {
     state: Xxh3Default,
 }
@@ -193,13 +194,19 @@ mod tests {
     fn absent_and_empty_differ_and_fields_do_not_run_together() {
         assert_ne!(of(|f| f.text(None)), of(|f| f.text(Some(""))));
         assert_ne!(of(|f| f.number(None)), of(|f| f.number(Some(0))));
-        assert_ne!(of(|f| f.text(Some("ab")).text(Some("c"))), of(|f| f.text(Some("a")).text(Some("bc"))));
+        assert_ne!(
+            of(|f| f.text(Some("ab")).text(Some("c"))),
+            of(|f| f.text(Some("a")).text(Some("bc")))
+        );
     }
 
     #[test]
     fn the_same_guest_has_the_same_fingerprint_for_ever() {
         let fingerprint = of(|f| f.number(Some(100)).text(Some("web")).set(Some("a;b"), ';'));
 
-        assert_eq!(fingerprint, 0, "changing it rewrites every row of every user once");
+        assert_eq!(
+            fingerprint, 0x9217_b4b3_54a9_3626,
+            "changing it rewrites every row of every user once"
+        );
     }
 }

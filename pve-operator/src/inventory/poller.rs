@@ -64,7 +64,8 @@ impl Poller {
                 Err(error) => {
                     self.metrics.poll_failed(error.class().as_str());
                     tracing::debug!(error = error.report(), "Poll failed");
-                    self.board.note(|facts| facts.connection = Connection::Failing(trouble(&error)));
+                    self.board
+                        .note(|facts| facts.connection = Connection::Failing(trouble(&error)));
                 }
             }
         }
@@ -74,7 +75,7 @@ impl Poller {
         let started = Instant::now();
         let resources = self.reader.resources().await?;
         let nodes = node_states(&resources);
-        if good_polls % MEMBERSHIP_EVERY == 0 || nodes != self.nodes {
+        if good_polls.is_multiple_of(MEMBERSHIP_EVERY) || nodes != self.nodes {
             self.membership = Arc::new(self.membership().await?);
             self.nodes = nodes;
         }
@@ -89,7 +90,7 @@ impl Poller {
             facts.connection = Connection::Working;
             facts.quorum = quorum;
         });
-        if good_polls % TRUST_EVERY == 0 {
+        if good_polls.is_multiple_of(TRUST_EVERY) {
             self.look_around().await;
         }
         Ok(())
@@ -112,7 +113,8 @@ impl Poller {
         }
         match self.reader.permissions().await {
             Ok(permissions) => {
-                let missing = permissions.missing(&MIRROR).iter().map(ToString::to_string).collect();
+                let missing =
+                    permissions.missing(&MIRROR).iter().map(ToString::to_string).collect();
                 self.board.note(|facts| facts.missing_privileges = missing);
             }
             Err(error) => tracing::debug!(error = error.report(), "Privileges are not known"),
@@ -151,9 +153,9 @@ pub fn trouble(error: &PveError) -> Trouble {
         PveError::NotHttps { .. } => Trouble::NotHttps,
         // Without durations, which would make every failure look like news.
         PveError::Connect { host, source } => Trouble::Unreachable(format!("{host}: {source}")),
-        PveError::NoAnswer { host, source, .. } => {
-            Trouble::Unreachable(format!("{host} accepts connections and does not answer: {source}"))
-        }
+        PveError::NoAnswer { host, source, .. } => Trouble::Unreachable(format!(
+            "{host} accepts connections and does not answer: {source}"
+        )),
         other if other.class() == ErrorClass::NodeUnreachable => {
             Trouble::Unreachable(error.report())
         }

@@ -44,6 +44,7 @@ pub enum Broadcast {
 
 impl<'a> GuestSeen<'a> {
     /// Fills what PVE does not know at the moment with what it said before.
+    #[must_use]
     pub fn completed_by(mut self, broadcast: Broadcast, known: Option<&'a Guest>) -> Self {
         let known = known.filter(|known| known.kind == self.kind);
         if let (Broadcast::Missing, Some(known)) = (broadcast, known) {
@@ -57,6 +58,7 @@ impl<'a> GuestSeen<'a> {
     }
 
     /// PVE shows the last status of a guest for minutes after its node went away; we do not.
+    #[must_use]
     pub fn on_a_silent_node(mut self) -> Self {
         self.status = UNKNOWN;
         self
@@ -112,6 +114,7 @@ pub struct NodeSeen<'a> {
 
 impl<'a> NodeSeen<'a> {
     /// Keeps what PVE does not tell of a node that is offline, or without Sys.Audit at the moment.
+    #[must_use]
     pub fn completed_by(mut self, known: Option<&'a Node>) -> Self {
         if let Some(known) = known {
             self.ip = self.ip.or(known.ip.as_deref());
@@ -221,7 +224,10 @@ mod tests {
         let completed = built(&bare.completed_by(Broadcast::Missing, Some(&known)));
 
         assert_eq!(&*completed.status, UNKNOWN);
-        assert_eq!(Guest { status: known.status.clone(), fingerprint: known.fingerprint, ..completed }, known);
+        assert_eq!(
+            Guest { status: known.status.clone(), fingerprint: known.fingerprint, ..completed },
+            known
+        );
     }
 
     /// A12

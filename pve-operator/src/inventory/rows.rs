@@ -149,7 +149,7 @@ fn unhash(hash: &str) -> u64 {
 }
 
 fn text(word: Option<&Arc<str>>) -> Option<String> {
-    word.map(|word| word.to_string())
+    word.map(ToString::to_string)
 }
 
 fn bytes(mib: Option<i64>) -> Option<u64> {

@@ -29,13 +29,19 @@ pub trait Mirrored: Object {
     const KIND: Kind;
 
     /// Pushes every row of this kind. `known` is what earlier polls said.
-    fn offer(poll: &Poll, known: Option<&Store<Self>>, words: &Interner, into: &mut Listing<'_, Self>);
+    fn offer(
+        poll: &Poll,
+        known: Option<&Store<Self>>,
+        words: &Interner,
+        into: &mut Listing<'_, Self>,
+    );
 
     /// What the guard needs to know of an object that the poll lacks.
     fn missing(&self, poll: &Poll, evidence: &Evidence) -> Missing<Self::Key>;
 }
 
 /// One kind's source.
+#[expect(missing_debug_implementations, reason = "the status shows what it knows")]
 pub struct Source<T: Mirrored> {
     feed: Feed,
     desk: Arc<Desk>,
@@ -64,15 +70,7 @@ impl<T: Mirrored> Source<T> {
         words: Interner,
     ) -> Self {
         let state = State { guard: Guard::default(), poll: None, judged: true };
-        Self {
-            feed,
-            desk,
-            board,
-            metrics,
-            words,
-            known: Arc::default(),
-            state: Mutex::new(state),
-        }
+        Self { feed, desk, board, metrics, words, known: Arc::default(), state: Mutex::new(state) }
     }
 
     /// Where to put the informer's store once it is built.
@@ -113,7 +111,11 @@ impl<T: Mirrored> ListWatcher for Source<T> {
         let evidence = match self.desk.evidence(&poll).await {
             Ok(evidence) => evidence,
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, kind = T::KIND.label(), "No proof that objects are gone, keeping them");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    kind = T::KIND.label(),
+                    "No proof that objects are gone, keeping them"
+                );
                 self.state.lock().judged = true;
                 return Verdict::KeepAll;
             }
@@ -130,14 +132,25 @@ impl<T: Mirrored> ListWatcher for Source<T> {
         if verdict.held == 0 {
             return Verdict::AllGone;
         }
-        Verdict::Keep(facts.into_iter().map(|fact| fact.key).filter(|key| !verdict.gone.contains(key)).collect())
+        Verdict::Keep(
+            facts
+                .into_iter()
+                .map(|fact| fact.key)
+                .filter(|key| !verdict.gone.contains(key))
+                .collect(),
+        )
     }
 }
 
 impl Mirrored for Node {
     const KIND: Kind = Kind::Node;
 
-    fn offer(poll: &Poll, known: Option<&Store<Self>>, words: &Interner, into: &mut Listing<'_, Self>) {
+    fn offer(
+        poll: &Poll,
+        known: Option<&Store<Self>>,
+        words: &Interner,
+        into: &mut Listing<'_, Self>,
+    ) {
         for row in poll.resources.nodes() {
             let before = known.and_then(|known| known.get(&*row.node));
             let seen = NodeSeen {
@@ -164,7 +177,12 @@ impl Mirrored for Node {
 impl Mirrored for Guest {
     const KIND: Kind = Kind::Guest;
 
-    fn offer(poll: &Poll, known: Option<&Store<Self>>, words: &Interner, into: &mut Listing<'_, Self>) {
+    fn offer(
+        poll: &Poll,
+        known: Option<&Store<Self>>,
+        words: &Interner,
+        into: &mut Listing<'_, Self>,
+    ) {
         let online: Vec<&str> = poll
             .resources
             .nodes()
@@ -205,7 +223,11 @@ impl Mirrored for Storage {
                 plugin: row.plugintype.as_deref().unwrap_or_default(),
                 content: row.content.as_deref().unwrap_or_default(),
                 shared: row.shared.unwrap_or(false),
-                status: if poll.is_online(&row.node) { row.status.as_deref().unwrap_or(UNKNOWN) } else { UNKNOWN },
+                status: if poll.is_online(&row.node) {
+                    row.status.as_deref().unwrap_or(UNKNOWN)
+                } else {
+                    UNKNOWN
+                },
             };
             let fingerprint = seen.fingerprint();
             into.offer(&key, fingerprint, || seen.build(fingerprint, words));
@@ -230,7 +252,11 @@ fn owner(node: &str, poll: &Poll, evidence: &Evidence) -> Owner {
 
 /// A guest whose sample PVE does not have at the moment lacks name and template.
 fn broadcast(row: &GuestRow<'_>) -> Broadcast {
-    if row.name.is_some() && row.template.is_some() { Broadcast::Complete } else { Broadcast::Missing }
+    if row.name.is_some() && row.template.is_some() {
+        Broadcast::Complete
+    } else {
+        Broadcast::Missing
+    }
 }
 
 fn guest_seen<'a>(row: &'a GuestRow<'a>) -> GuestSeen<'a> {

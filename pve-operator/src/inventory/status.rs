@@ -79,7 +79,10 @@ pub async fn run(
                 Instant::now() + period
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "Status is not written yet");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "Status is not written yet"
+                );
                 Instant::now() + RETRY
             }
         };

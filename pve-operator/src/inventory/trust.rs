@@ -20,7 +20,10 @@ struct Kept {
 pub fn restore(reader: &Reader, identity: Fingerprint, status: &ClusterStatus) {
     let Some(learned) = read(identity, status) else { return };
     if let Err(error) = reader.trust_learned(learned) {
-        tracing::warn!(error = error.report(), "Learned certificates cannot be read, learning anew");
+        tracing::warn!(
+            error = error.report(),
+            "Learned certificates cannot be read, learning anew"
+        );
     }
 }
 
@@ -44,11 +47,7 @@ pub fn columns(reader: &Reader, identity: Fingerprint) -> Columns {
         identity: identity.to_string(),
         fingerprints: learned.fingerprints.iter().map(ToString::to_string).collect(),
     };
-    Columns {
-        addresses,
-        ca: learned.ca_pem,
-        fingerprints: serde_json::to_string(&kept).ok(),
-    }
+    Columns { addresses, ca: learned.ca_pem, fingerprints: serde_json::to_string(&kept).ok() }
 }
 
 #[cfg(test)]

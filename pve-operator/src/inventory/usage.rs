@@ -38,7 +38,10 @@ pub async fn run(
         match write(&db, cluster, &poll).await {
             Ok(()) => written = Some(poll),
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "Usage is not written this time");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "Usage is not written this time"
+                );
             }
         }
     }

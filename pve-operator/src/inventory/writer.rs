@@ -38,6 +38,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the writer listens to.
+#[expect(missing_debug_implementations, reason = "three queues")]
 pub struct Changes {
     pub nodes: Subscription<Node>,
     pub guests: Subscription<Guest>,
@@ -45,6 +46,7 @@ pub struct Changes {
 }
 
 /// One cluster's writer.
+#[expect(missing_debug_implementations, reason = "its metrics show what it has to do")]
 pub struct Writer {
     db: Db,
     cluster: ClusterId,
@@ -133,11 +135,15 @@ impl Writer {
                 }
             }
             write_at = self.write_if_due(write_at, &backoff).await;
-            self.metrics.set_writer(self.pending.len(), self.pending.oldest().map(|at| at.elapsed()));
+            self.metrics
+                .set_writer(self.pending.len(), self.pending.oldest().map(|at| at.elapsed()));
         }
         self.drain();
         if timeout(FLUSH, self.flush()).await.is_err() {
-            tracing::warn!(rows = self.pending.len(), "Stopped before the database took every change; the next start finds them");
+            tracing::warn!(
+                rows = self.pending.len(),
+                "Stopped before the database took every change; the next start finds them"
+            );
         }
     }
 
@@ -146,7 +152,11 @@ impl Writer {
         let synced = self.changes.nodes.has_synced()
             && self.changes.guests.has_synced()
             && self.changes.storages.has_synced();
-        if synced { at } else { Instant::now() + Duration::from_millis(500).max(at - Instant::now()) }
+        if synced {
+            at
+        } else {
+            Instant::now() + Duration::from_millis(500).max(at - Instant::now())
+        }
     }
 
     /// Waits for a change and notes it; false once the informers have stopped.
@@ -230,9 +240,13 @@ impl Writer {
         let env = self.env.as_deref();
         Rows {
             cluster: self.cluster,
-            nodes: current(&batch.nodes, |key| nodes.get(&**key).map(|node| rows::of_node(&node, env))),
-            left: gone(&batch.nodes, |name| name.to_string()),
-            guests: current(&batch.guests, |key| guests.get(key).map(|guest| rows::of_guest(&guest))),
+            nodes: current(&batch.nodes, |key| {
+                nodes.get(&**key).map(|node| rows::of_node(&node, env))
+            }),
+            left: gone(&batch.nodes, ToString::to_string),
+            guests: current(&batch.guests, |key| {
+                guests.get(key).map(|guest| rows::of_guest(&guest))
+            }),
             gone_guests: gone(&batch.guests, |vmid| i64::from(*vmid)),
             storages: current(&batch.storages, |key| {
                 let usage = usage.get(key).copied().unwrap_or_default();
@@ -283,7 +297,10 @@ impl Writer {
     async fn flush(&mut self) {
         while !self.pending.is_empty() {
             if let Err(error) = self.write_batch().await {
-                log("The database did not take the last changes; the next start finds them", &error);
+                log(
+                    "The database did not take the last changes; the next start finds them",
+                    &error,
+                );
                 return;
             }
         }
@@ -311,7 +328,8 @@ impl Rows {
         Ok(Changed {
             nodes,
             guests: guest::write(conn, self.cluster, &self.guests, &self.gone_guests).await?,
-            storages: storage::write(conn, self.cluster, &self.storages, &self.gone_storages).await?,
+            storages: storage::write(conn, self.cluster, &self.storages, &self.gone_storages)
+                .await?,
         })
     }
 }
