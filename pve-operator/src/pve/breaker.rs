@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::PveError;
 
-/// How long a target is left alone: the first pause, and what doubling leads to.
+/// How long a target is left alone: the first pause, and what doubling leads to when it stays away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BreakerPauses {
     pub first: Duration,
@@ -24,6 +24,13 @@ impl Default for BreakerPauses {
         Self { first: Duration::from_secs(10), longest: Duration::from_mins(3) }
     }
 }
+
+/// A target that failed for less than [`LASTING`] is asked at least this often, so that what was
+/// restarted or cut off for a moment is followed again within half a minute.
+const WHILE_FRESH: Duration = Duration::from_secs(20);
+
+/// From here on an outage is taken to last.
+const LASTING: Duration = Duration::from_mins(10);
 
 /// Failures in a row that open a breaker, where one alone could be bad luck.
 const PATIENCE: u32 = 2;
@@ -39,8 +46,8 @@ pub(crate) struct Breaker {
 #[derive(Debug)]
 enum State {
     Closed { failures: u32 },
-    Open { until: Instant, pause: Duration, last: PveError },
-    Trial { pause: Duration, last: PveError },
+    Open { until: Instant, pause: Duration, since: Instant, last: PveError },
+    Trial { pause: Duration, since: Instant, last: PveError },
 }
 
 /// How bad a failure is for the target.
@@ -69,8 +76,8 @@ impl Breaker {
             State::Closed { .. } => {
                 return Ok(Pass { breaker: self.clone(), trial: false, judged: false });
             }
-            State::Open { until, pause, last } if *until <= now => {
-                *state = State::Trial { pause: *pause, last: last.clone() };
+            State::Open { until, pause, since, last } if *until <= now => {
+                *state = State::Trial { pause: *pause, since: *since, last: last.clone() };
                 return Ok(Pass { breaker: self.clone(), trial: true, judged: false });
             }
             State::Open { until, last, .. } => (*until - now, last.clone()),
@@ -106,19 +113,27 @@ impl Pass {
         self.judged = true;
         let pauses = self.breaker.pauses;
         let mut state = self.breaker.state.lock();
-        let pause = match &mut *state {
+        let now = Instant::now();
+        let (pause, since) = match &mut *state {
             State::Closed { failures } => {
                 *failures += 1;
                 if severity == Severity::Shaky && *failures < PATIENCE {
                     return;
                 }
-                pauses.first
+                (pauses.first, now)
             }
-            State::Trial { pause, .. } if self.trial => (*pause * 2).min(pauses.longest),
+            State::Trial { pause, since, .. } if self.trial => {
+                let longest = if now - *since < LASTING {
+                    pauses.longest.min(pauses.first.max(WHILE_FRESH))
+                } else {
+                    pauses.longest
+                };
+                ((*pause * 2).min(longest), *since)
+            }
             // A request from before the pause, which says nothing new.
             State::Trial { .. } | State::Open { .. } => return,
         };
-        *state = State::Open { until: Instant::now() + pause, pause, last: error.clone() };
+        *state = State::Open { until: now + pause, pause, since, last: error.clone() };
     }
 }
 
@@ -128,8 +143,9 @@ impl Drop for Pass {
             return;
         }
         let mut state = self.breaker.state.lock();
-        if let State::Trial { pause, last } = &*state {
-            *state = State::Open { until: Instant::now(), pause: *pause, last: last.clone() };
+        if let State::Trial { pause, since, last } = &*state {
+            let (pause, since, last) = (*pause, *since, last.clone());
+            *state = State::Open { until: Instant::now(), pause, since, last };
         }
     }
 }
@@ -152,12 +168,14 @@ mod tests {
         breaker.pass().unwrap().failed(Severity::Gone, &failure());
     }
 
+    /// A02: what comes back within minutes is asked again within 20 s.
     #[tokio::test(start_paused = true)]
-    async fn pauses_double_from_10_s_to_180_s_and_end_with_a_success() {
+    async fn pauses_stay_short_for_ten_minutes_then_double_to_180_s_and_end_with_a_success() {
         let breaker = breaker();
         fail(&breaker);
 
-        for pause in [10, 20, 40, 80, 160, 180, 180] {
+        let fresh = [10].into_iter().chain([20; 30]);
+        for pause in fresh.chain([40, 80, 160, 180, 180]) {
             advance(Duration::from_millis(pause * 1000 - 1)).await;
             let Err(PveError::BreakerOpen { retry_after, .. }) = breaker.pass() else {
                 panic!("asked before {pause} s were over");
