@@ -24,7 +24,6 @@ pub(crate) const CHUNK: usize = 500;
 
 /// What a write really did to rows; an unchanged row is not written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[must_use]
 pub struct Written {
     pub inserted: u64,
     pub updated: u64,

@@ -133,3 +133,14 @@ impl Drop for TestDatabase {
         }
     }
 }
+
+/// Column `t` of the answer to any SQL, as text.
+pub async fn texts(conn: &mut crate::Conn, sql: &str) -> Result<Vec<String>, DbError> {
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        t: String,
+    }
+    let rows: Vec<Row> = crate::sql::fetch(conn, &crate::sql::Sql::new(sql)).await?;
+    Ok(rows.into_iter().map(|row| row.t).collect())
+}

@@ -60,3 +60,51 @@ pub(crate) fn a_storage(node: &str, name: &str) -> SyncedStorage {
 pub(crate) fn a_key(node: &str, name: &str) -> StorageKey {
     StorageKey { node_name: node.to_owned(), storage_name: name.to_owned() }
 }
+
+/// The columns of every table that is really there.
+pub(crate) async fn columns(
+    db: &schema::Db,
+) -> std::collections::BTreeMap<String, std::collections::BTreeSet<String>> {
+    let sql = match db.url().backend() {
+        schema::Backend::Sqlite => {
+            "SELECT m.name || '.' || p.name AS t FROM sqlite_master m, pragma_table_info(m.name) p \
+             WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"
+        }
+        schema::Backend::Mysql => {
+            "SELECT CONCAT(table_name, '.', column_name) AS t FROM information_schema.columns \
+             WHERE table_schema = database()"
+        }
+        schema::Backend::Postgres => {
+            "SELECT table_name || '.' || column_name AS t FROM information_schema.columns \
+             WHERE table_schema = 'public'"
+        }
+    };
+    let mut tables: std::collections::BTreeMap<_, std::collections::BTreeSet<_>> =
+        std::collections::BTreeMap::new();
+    for text in texts(db, sql).await {
+        let (table, column) = text.split_once('.').unwrap();
+        tables.entry(table.to_owned()).or_default().insert(column.to_owned());
+    }
+    tables
+}
+
+/// Column `t` of the answer, as text.
+pub(crate) async fn texts(db: &schema::Db, sql: &str) -> Vec<String> {
+    schema::testing::texts(&mut db.conn().await.unwrap(), sql).await.unwrap()
+}
+
+/// Runs SQL as people do.
+pub(crate) async fn run(db: &schema::Db, sql: &str) {
+    db.conn().await.unwrap().execute_sql(sql).await.unwrap();
+}
+
+/// Two clusters, with the ids [`LAB`] and [`ATTIC`].
+pub(crate) async fn two_clusters(db: &schema::Db) {
+    for name in ["lab", "attic"] {
+        let sql = format!(
+            "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token) \
+             VALUES ('{name}', 'https://{name}:8006', 'mirror@pve', 'mirror=1234')"
+        );
+        run(db, &sql).await;
+    }
+}

@@ -1,5 +1,13 @@
 //! Every query on every database: SQLite always, MariaDB and PostgreSQL as `schema::testing`
 //! finds them.
 
+mod addresses;
 mod builders;
+mod changes;
+mod clusters;
+mod connections;
+mod lists;
+mod migrations;
 mod mirror;
+mod transactions;
+mod user_columns;

@@ -1,0 +1,79 @@
+//! What is said when there is no connection.
+
+use std::error::Error;
+
+use schema::testing::TestDatabase;
+use schema::{Db, DbError, cluster};
+
+#[tokio::test]
+async fn a_server_that_is_away_is_a_reason_to_wait_and_shows_no_password() {
+    for url in [
+        "mysql://ops:hunter2@127.0.0.1:1/pve",
+        "postgres://ops:hunter2@127.0.0.1:1/pve",
+        "postgres://127.0.0.1:1/pve?user=ops&password=hunter2",
+    ] {
+        let db = Db::open(url).unwrap();
+
+        let error = db.conn().await.unwrap_err();
+
+        assert!(error.is_transient(), "{error}");
+        let source = error.source().unwrap();
+        let all = format!("{db:?} {error} {error:?} {source} {source:?}");
+        assert!(all.contains("127.0.0.1:1") && !all.contains("hunter2"), "{all}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_password_is_not_shown() {
+    for database in TestDatabase::all("password").await {
+        let mut url = database.url.clone();
+        if database.kind() == "mysql" {
+            url = url.replace("root@", "nobody:hunter2@");
+        } else {
+            continue; // the throwaway PostgreSQL trusts everybody, a file has no password
+        }
+
+        let error = Db::open(&url).unwrap().conn().await.unwrap_err();
+
+        let all = format!("{error} {error:?} {}", error.source().unwrap());
+        assert!(all.contains("nobody") && !all.contains("hunter2"), "{all}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_missing_is_said() {
+    let error = Db::open("sqlite:///nowhere/at/all.db").unwrap().conn().await.unwrap_err();
+
+    assert!(matches!(error, DbError::Unavailable { .. }), "{error:?}");
+    assert!(error.to_string().contains("/nowhere/at/all.db"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_replaced() {
+    for database in TestDatabase::all("lost").await {
+        let (db, kind) = (&database.db, database.kind());
+        let kill = match kind {
+            "mysql" => {
+                "SELECT CAST(id AS CHAR(9)) AS t FROM information_schema.processlist \
+                 WHERE db = database() AND id <> connection_id()"
+            }
+            "postgres" => {
+                "SELECT CAST(pg_terminate_backend(pid) AS TEXT) AS t FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            }
+            _ => continue,
+        };
+        let mut victim = db.conn().await.unwrap();
+        for id in crate::builders::texts(db, kill).await {
+            if kind == "mysql" {
+                crate::builders::run(db, &format!("KILL {id}")).await;
+            }
+        }
+
+        let error = cluster::list(&mut victim).await.unwrap_err();
+        drop(victim);
+
+        assert!(error.is_transient(), "{kind}: {error:?}");
+        assert!(cluster::list(&mut db.conn().await.unwrap()).await.is_ok(), "{kind}");
+    }
+}
