@@ -18,6 +18,9 @@ use crate::{
 /// `/cluster/status` is read at every sixth poll, and whenever the nodes changed.
 const MEMBERSHIP_EVERY: u64 = 6;
 
+/// Nodes that are asked besides when one says that it has no quorum.
+const OTHER_OPINIONS: usize = 2;
+
 /// Polls between two looks at version, privileges and certificates.
 const TRUST_EVERY: u64 = 60;
 
@@ -73,12 +76,22 @@ impl Poller {
 
     async fn poll(&mut self, good_polls: u64) -> Result<(), PveError> {
         let started = Instant::now();
-        let resources = self.reader.resources().await?;
-        let nodes = node_states(&resources);
-        if good_polls.is_multiple_of(MEMBERSHIP_EVERY) || nodes != self.nodes {
-            self.membership = Arc::new(self.membership().await?);
-            self.nodes = nodes;
-        }
+        let mut others = self.reader.addresses().len().saturating_sub(1).min(OTHER_OPINIONS);
+        let resources = loop {
+            let resources = self.reader.resources().await?;
+            let nodes = node_states(&resources);
+            if good_polls.is_multiple_of(MEMBERSHIP_EVERY) || nodes != self.nodes {
+                self.membership = Arc::new(self.membership().await?);
+                self.nodes = nodes;
+            }
+            if self.membership.quorum != Quorum::No || others == 0 {
+                break resources;
+            }
+            // A node that was cut off takes everyone else to be offline: ask one of those.
+            others -= 1;
+            self.reader.try_another_address();
+            self.nodes.clear();
+        };
         if resources.skipped() > 0 {
             self.metrics.skipped(resources.skipped());
         }

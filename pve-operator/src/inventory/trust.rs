@@ -19,6 +19,9 @@ struct Kept {
 /// Gives back to the client what an earlier run learned, if the row's trust is still the same.
 pub fn restore(reader: &Reader, identity: Fingerprint, status: &ClusterStatus) {
     let Some(learned) = read(identity, status) else { return };
+    let addresses = status.learned_addresses.as_deref();
+    let addresses = addresses.and_then(|json| serde_json::from_str::<Vec<String>>(json).ok());
+    reader.remember_addresses(&addresses.unwrap_or_default());
     if let Err(error) = reader.trust_learned(learned) {
         tracing::warn!(
             error = error.report(),

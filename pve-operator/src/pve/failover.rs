@@ -186,6 +186,22 @@ impl Failover {
         }
     }
 
+    /// Adds addresses (`host:port`) that an earlier run learned, so that a cluster is found whose
+    /// configured node died while nobody was running. The next `/cluster/status` replaces them.
+    pub(crate) fn restore(&self, authorities: &[String]) {
+        let mut known = self.known.lock();
+        for authority in authorities {
+            let endpoint = Url::parse(&format!("https://{authority}"))
+                .ok()
+                .and_then(|url| Endpoint::new(&url, self.pauses, true));
+            if let Some(endpoint) = endpoint
+                && known.endpoints.iter().all(|it| it.authority != endpoint.authority)
+            {
+                known.endpoints.push(endpoint);
+            }
+        }
+    }
+
     /// Takes over the members that `status`, answered through `through`, names.
     pub(crate) fn learn(&self, status: &ClusterStatus, through: &Arc<Endpoint>) {
         let named: Vec<_> = status

@@ -269,6 +269,12 @@ impl Reader {
         self.client.failover.order().iter().map(|it| it.authority().to_owned()).collect()
     }
 
+    /// Tries these addresses too (as [`addresses`](Self::addresses) gave them in an earlier run)
+    /// until the cluster has named its members.
+    pub fn remember_addresses(&self, addresses: &[String]) {
+        self.client.failover.restore(addresses);
+    }
+
     /// Starts with another address next time, if there is one: for answers that are well-formed
     /// and not to be believed, such as those of a node without quorum.
     pub fn try_another_address(&self) {
