@@ -38,9 +38,9 @@ pub(crate) enum Pools {
 pub struct Conn(pub(crate) AnyConn);
 
 pub(crate) enum AnyConn {
-    Sqlite(Object<SqliteConn>),
-    Mysql(Object<MysqlConn>),
-    Postgres(Object<PgConn>),
+    Sqlite(Box<Object<SqliteConn>>),
+    Mysql(Box<Object<MysqlConn>>),
+    Postgres(Box<Object<PgConn>>),
 }
 
 /// Compiles `$body` once per database, with `$c` the concrete connection: this is how a query
@@ -49,15 +49,15 @@ macro_rules! on {
     ($conn:expr, $c:ident => $body:expr) => {
         match &mut $conn.0 {
             $crate::db::AnyConn::Sqlite(object) => {
-                let $c = &mut **object;
+                let $c = &mut ***object;
                 $body
             }
             $crate::db::AnyConn::Mysql(object) => {
-                let $c = &mut **object;
+                let $c = &mut ***object;
                 $body
             }
             $crate::db::AnyConn::Postgres(object) => {
-                let $c = &mut **object;
+                let $c = &mut ***object;
                 $body
             }
         }
@@ -106,9 +106,9 @@ impl Db {
     /// or all connections are in use.
     pub async fn conn(&self) -> Result<Conn, DbError> {
         Ok(Conn(match &self.pool {
-            Pools::Sqlite(pool) => AnyConn::Sqlite(connect::get(pool, &self.url).await?),
-            Pools::Mysql(pool) => AnyConn::Mysql(connect::get(pool, &self.url).await?),
-            Pools::Postgres(pool) => AnyConn::Postgres(connect::get(pool, &self.url).await?),
+            Pools::Sqlite(pool) => AnyConn::Sqlite(connect::get(pool, &self.url).await?.into()),
+            Pools::Mysql(pool) => AnyConn::Mysql(connect::get(pool, &self.url).await?.into()),
+            Pools::Postgres(pool) => AnyConn::Postgres(connect::get(pool, &self.url).await?.into()),
         }))
     }
 
@@ -238,14 +238,14 @@ impl Conn {
                 if let Begin::Read = begin {
                     c.batch_execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
                 }
-                AnsiTransactionManager::begin_transaction_sql(&mut **c, sql).await?;
+                AnsiTransactionManager::begin_transaction_sql(&mut ***c, sql).await?;
             }
             AnyConn::Postgres(c) => {
                 let sql = match begin {
                     Begin::Write => "BEGIN",
                     Begin::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
                 };
-                AnsiTransactionManager::begin_transaction_sql(&mut **c, sql).await?;
+                AnsiTransactionManager::begin_transaction_sql(&mut ***c, sql).await?;
             }
         }
         Ok(())

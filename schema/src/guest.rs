@@ -254,21 +254,19 @@ pub async fn write_details(
     let mut details = details.clone();
     fit_some(&mut details.storages, usize::MAX);
     fit_some(&mut details.storage_cfg, usize::MAX);
-    let row = pve_vm::table
-        .filter(pve_vm::cluster_id.eq(cluster_id))
-        .filter(pve_vm::vmid.eq(vmid))
-        .select((pve_vm::id, pve_vm::storages, pve_vm::storage_cfg, pve_vm::details_at));
-    let there: Option<(i64, Option<String>, Option<String>, Option<Timestamp>)> =
-        on!(conn, c => row.first(c).await.optional()?);
-    let Some((id, storages, storage_cfg, read_at)) = there else {
+    let row = Sql::new("SELECT * FROM pve_vm WHERE cluster_id = ")
+        .bind(cluster_id)
+        .and("vmid", Some(vmid));
+    let Some(there) = sql::first::<GuestRow>(conn, &row).await? else {
         return Ok(false);
     };
-    if read_at.is_some() && storages == details.storages && storage_cfg == details.storage_cfg {
+    let same = there.storages == details.storages && there.storage_cfg == details.storage_cfg;
+    if same && there.details_at.is_some() {
         return Ok(false);
     }
     let revision = revision::raise(conn, Table::Guest).await?;
     let now = crate::now();
-    on!(conn, c => diesel::update(pve_vm::table.find(id))
+    on!(conn, c => diesel::update(pve_vm::table.find(there.id))
         .set((
             pve_vm::storages.eq(&details.storages),
             pve_vm::storage_cfg.eq(&details.storage_cfg),

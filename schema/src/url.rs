@@ -9,6 +9,9 @@ use crate::DbError;
 /// - `sqlite://path.db`, `sqlite:///absolute/path.db`; `?mode=ro` opens it read-only
 /// - `mysql://user:password@host:3306/database`, or `mariadb://…`
 /// - `postgres://user:password@host:5432/database`, or `postgresql://…`
+///
+/// Connections to servers are not encrypted: a URL that asks for TLS is refused rather than
+/// connected without. Use a local server, a private network or a tunnel.
 #[derive(Clone, Eq, PartialEq)]
 pub struct DatabaseUrl {
     pub(crate) backend: Backend,
@@ -88,15 +91,15 @@ impl DatabaseUrl {
         if url.path().trim_matches('/').is_empty() {
             return Err(DbError::Url(format!("no database name: {FORMS}")));
         }
-        let mut passwords = Vec::new();
+        let query: Vec<(String, String)> =
+            url.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
+        for (key, value) in &query {
+            check_parameter(backend, key, value)?;
+        }
         let written = url.password().map(str::to_owned);
-        for password in written.iter().chain(
-            url.query_pairs()
-                .filter(|(key, _)| key == "password")
-                .map(|(_, v)| v.into_owned())
-                .collect::<Vec<_>>()
-                .iter(),
-        ) {
+        let in_query = query.iter().filter(|(key, _)| key == "password").map(|(_, value)| value);
+        let mut passwords = Vec::new();
+        for password in written.iter().chain(in_query) {
             passwords.push(password.clone());
             passwords.push(decoded(password));
         }
@@ -119,22 +122,54 @@ impl DatabaseUrl {
     }
 }
 
+/// Refuses what would otherwise fail at every connect, or be less safe than it looks.
+fn check_parameter(backend: Backend, key: &str, value: &str) -> Result<(), DbError> {
+    let plain = ["", "false", "disable", "disabled", "allow", "prefer", "preferred"];
+    let about_tls = key.contains("ssl") || key.contains("tls") || key.starts_with("verify_");
+    if about_tls && !plain.contains(&value.to_ascii_lowercase().as_str()) {
+        return Err(DbError::Url(format!(
+            "{key} asks for TLS, which this program does not speak to databases; use a local \
+             server, a private network or a tunnel, and leave {key} out"
+        )));
+    }
+    // The driver for MariaDB says so itself; this one would only fail to connect.
+    if backend == Backend::Postgres && !POSTGRES_PARAMETERS.contains(&key) {
+        return Err(DbError::Url(format!("unknown parameter {key}")));
+    }
+    Ok(())
+}
+
+const POSTGRES_PARAMETERS: [&str; 16] = [
+    "user",
+    "password",
+    "dbname",
+    "options",
+    "application_name",
+    "sslmode",
+    "host",
+    "hostaddr",
+    "port",
+    "connect_timeout",
+    "tcp_user_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "target_session_attrs",
+    "channel_binding",
+    "load_balance_hosts",
+];
+
+/// `text` without its percent escapes. A `+` stays one: this is no form.
 fn decoded(text: &str) -> String {
-    // `+` is a plus sign in user names and passwords.
-    let (bytes, mut rest) = (text.as_bytes(), 0);
+    let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
-    while let Some(&byte) = bytes.get(rest) {
-        let hex = bytes.get(rest + 1..rest + 3).and_then(|hex| std::str::from_utf8(hex).ok());
-        match (byte, hex.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
-            (b'%', Some(value)) => {
-                out.push(value);
-                rest += 3;
-            }
-            _ => {
-                out.push(byte);
-                rest += 1;
-            }
-        }
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let escape = if byte == b'%' { bytes.get(at + 1..at + 3) } else { None };
+        let value = escape
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        out.push(value.unwrap_or(byte));
+        at += if value.is_some() { 3 } else { 1 };
     }
     String::from_utf8_lossy(&out).into_owned()
 }
@@ -160,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_password_is_neither_shown_nor_left_in_errors() {
-        let url = DatabaseUrl::parse("mysql://ops:p%40ss@db/pve?x=1").unwrap();
+        let url = DatabaseUrl::parse("mysql://ops:p%40ss@db/pve?pool_min=1").unwrap();
 
         assert_eq!(url.to_string(), "mysql://ops:***@db/pve");
         assert!(!format!("{url:?}").contains("p%40ss"));
@@ -180,5 +215,23 @@ mod tests {
         }
         let error = DatabaseUrl::parse("ops:hunter2@db/pve").unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn tls_is_refused_and_not_left_out_silently() {
+        for url in [
+            "postgres://db/pve?sslmode=require",
+            "postgres://db/pve?sslmode=verify-full&sslrootcert=ca.pem",
+            "mysql://db/pve?require_ssl=true",
+            "mysql://db/pve?ssl-mode=REQUIRED",
+        ] {
+            let error = DatabaseUrl::parse(url).unwrap_err().to_string();
+            assert!(error.contains("TLS"), "{url}: {error}");
+        }
+        for url in ["postgres://db/pve?sslmode=disable", "mysql://db/pve?require_ssl=false"] {
+            assert!(DatabaseUrl::parse(url).is_ok(), "{url}");
+        }
+        let error = DatabaseUrl::parse("postgres://db/pve?fsync=off").unwrap_err().to_string();
+        assert!(error.contains("unknown parameter fsync"), "{error}");
     }
 }

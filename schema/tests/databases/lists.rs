@@ -42,7 +42,7 @@ async fn guests_are_found_by_every_filter() {
                 "two at once",
                 by(|f| {
                     f.tag = Some("web".into());
-                    f.kind = Some(GuestKind::Qemu)
+                    f.kind = Some(GuestKind::Qemu);
                 }),
                 &[102, 100],
             ),
@@ -94,7 +94,7 @@ async fn removed_nodes_are_listed_only_when_asked_for() {
         let removed =
             names(NodeFilter { status: Some(NodeStatus::Removed), ..NodeFilter::default() });
         let removed = removed.await;
-        let named =
+        let second =
             names(NodeFilter { node_name: Some("n2".into()), ..NodeFilter::default() }).await;
         let one = names(NodeFilter {
             cluster_id: Some(ATTIC),
@@ -105,7 +105,7 @@ async fn removed_nodes_are_listed_only_when_asked_for() {
 
         assert_eq!(default, ["n1", "n2", "n1"], "{kind}");
         assert_eq!(removed, ["n3"], "{kind}");
-        assert_eq!(named, ["n2"], "{kind}");
+        assert_eq!(second, ["n2"], "{kind}");
         assert_eq!(one.await, ["n1"], "{kind}");
         let conn = &mut db.conn().await.unwrap();
         assert!(node::get(conn, NodeId(3)).await.unwrap().is_some(), "{kind}");

@@ -54,9 +54,9 @@ async fn runs_at_the_same_time_wait_for_one_another() {
 
         let done = runs.join_all().await;
 
-        let applied: usize = done.into_iter().map(|run| run.expect(database.kind()).len()).sum();
+        let applied: usize = done.into_iter().map(|run| run.unwrap().len()).sum();
         assert_eq!(applied, LATEST as usize, "{}", database.kind());
-        database.db.check_writable().await.expect(database.kind());
+        database.db.check_writable().await.unwrap();
     }
 }
 
