@@ -359,6 +359,8 @@ fn to_i64(count: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -377,5 +379,43 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains(r#"cluster="stays""#));
         assert!(!text.contains(r#"cluster="goes""#), "{text}");
+    }
+
+    #[test]
+    fn the_documentation_lists_every_series_and_no_other() {
+        let metrics = Metrics::new();
+        metrics.set_clusters(1, 0, 0);
+        let cluster = metrics.cluster("c");
+        cluster.polled(Duration::from_millis(20));
+        cluster.poll_failed("connect");
+        cluster.skipped(1);
+        cluster.set_objects(Kind::Guest, 1);
+        cluster.event(Kind::Guest, "added");
+        cluster.set_writer(0, None);
+        cluster.rows_written("pve_vm", "insert", 1);
+        cluster.write_failed();
+        cluster.set_suspicious(Kind::Guest, false);
+        cluster.request("/cluster/resources", 200, Duration::from_millis(3));
+        cluster.set_details_pending(0);
+        metrics.render(); // sets the ages
+
+        let gathered = metrics.registry().gather();
+        let exported: BTreeSet<&str> = gathered
+            .iter()
+            .map(MetricFamily::name)
+            .filter(|name| name.starts_with("pve_operator_"))
+            .collect();
+
+        let words = include_str!("../../docs/metrics.md")
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let documented: BTreeSet<&str> = words
+            .filter(|word| word.starts_with("pve_operator_") && !word.ends_with('_'))
+            .map(|word| {
+                ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .fold(word, |word, end| word.strip_suffix(end).unwrap_or(word))
+            })
+            .collect();
+        assert_eq!(exported, documented);
     }
 }

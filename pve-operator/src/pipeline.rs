@@ -24,7 +24,7 @@ use crate::{
         trust, usage,
         writer::{Changes, Writer},
     },
-    metrics::{ClusterMetrics, Kind, Metrics},
+    metrics::{ClusterMetrics, Metrics},
     pve::{ApiToken, ClientConfig, Fingerprint, FirstUse, PveError, Reader, Trust},
 };
 
@@ -253,7 +253,6 @@ fn follow(
         nodes: nodes.handle(),
         guests: guests.handle(),
         storages: storages.handle(),
-        metrics: Arc::clone(&metrics),
         reader: reader.clone(),
         identity,
     };
@@ -323,7 +322,6 @@ struct Mirror {
     nodes: InformerHandle<Node>,
     guests: InformerHandle<Guest>,
     storages: InformerHandle<Storage>,
-    metrics: Arc<ClusterMetrics>,
     reader: Reader,
     identity: Fingerprint,
 }
@@ -332,16 +330,12 @@ impl status::Source for Mirror {
     fn counts(&self) -> Counts {
         let mut online_nodes = 0;
         self.nodes.store().for_each(|node| online_nodes += usize::from(&*node.status == "online"));
-        let counts = Counts {
+        Counts {
             nodes: self.nodes.store().len(),
             online_nodes,
             guests: self.guests.store().len(),
             storages: self.storages.store().len(),
-        };
-        self.metrics.set_objects(Kind::Node, counts.nodes);
-        self.metrics.set_objects(Kind::Guest, counts.guests);
-        self.metrics.set_objects(Kind::Storage, counts.storages);
-        counts
+        }
     }
 
     fn learned(&self) -> status::Learned {

@@ -135,8 +135,7 @@ impl Writer {
                 }
             }
             write_at = self.write_if_due(write_at, &backoff).await;
-            self.metrics
-                .set_writer(self.pending.len(), self.pending.oldest().map(|at| at.elapsed()));
+            self.report_state();
         }
         self.drain();
         if timeout(FLUSH, self.flush()).await.is_err() {
@@ -145,6 +144,14 @@ impl Writer {
                 "Stopped before the database took every change; the next start finds them"
             );
         }
+    }
+
+    fn report_state(&self) {
+        let waiting = self.pending.oldest().map(|since| since.elapsed());
+        self.metrics.set_writer(self.pending.len(), waiting);
+        self.metrics.set_objects(Kind::Node, self.changes.nodes.store().len());
+        self.metrics.set_objects(Kind::Guest, self.changes.guests.store().len());
+        self.metrics.set_objects(Kind::Storage, self.changes.storages.store().len());
     }
 
     /// Far in the future until every kind has been listed.
