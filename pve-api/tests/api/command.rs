@@ -1,7 +1,7 @@
 //! The command `pve-api` as people start it.
 
 use std::io;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use schema::testing::TestDatabase;
@@ -69,12 +69,37 @@ impl Serving {
         timeout(PATIENCE, ready).await.expect("it becomes ready");
     }
 
-    async fn terminate(mut self) -> ExitStatus {
+    /// Sends SIGTERM.
+    async fn terminate(&self) {
         let pid = self.child.id().expect("it runs").to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-        let drained = async { while self.log.next_line().await.unwrap().is_some() {} };
-        let ended = async { tokio::join!(self.child.wait(), drained).0 };
-        timeout(PATIENCE, ended).await.expect("it ends").unwrap()
+    }
+
+    /// The next line of the log that says `message`.
+    async fn says(&mut self, message: &str) {
+        let said = async {
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                if line.contains(message) {
+                    return;
+                }
+            }
+            panic!("it ended without saying {message}");
+        };
+        timeout(PATIENCE, said).await.expect("it says so");
+    }
+
+    /// The exit code, and what it said until then.
+    async fn end(mut self) -> (Option<i32>, String) {
+        let rest = async {
+            let mut rest = String::new();
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                rest.push_str(&line);
+            }
+            rest
+        };
+        let ended = async { tokio::join!(self.child.wait(), rest) };
+        let (status, rest) = timeout(PATIENCE, ended).await.expect("it ends");
+        (status.unwrap().code(), rest)
     }
 }
 
@@ -90,11 +115,50 @@ async fn it_serves_until_sigterm_and_idle_callers_do_not_hold_it_up() {
     let mut first = [0; 15];
     idle.read_exact(&mut first).await.unwrap();
 
-    let status = server.terminate().await;
+    server.terminate().await;
+    let (code, said) = server.end().await;
 
     assert_eq!(&first, b"HTTP/1.1 200 OK");
     assert!(vms.ends_with(r#"{"code":200,"message":"success","data":{"total":0,"list":[]}}"#));
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(code, Some(0));
+    assert!(!said.contains("too long"), "{said}");
+}
+
+// C06
+#[tokio::test]
+async fn what_is_in_flight_at_sigterm_is_answered() {
+    for database in TestDatabase::all("in_flight").await {
+        // Readers of SQLite wait for nobody, so nothing can be kept in flight there.
+        let (lock, unlock) = match database.kind() {
+            "mysql" => ("LOCK TABLES pve_vm WRITE", "UNLOCK TABLES"),
+            "postgres" => ("BEGIN; LOCK TABLE pve_vm IN ACCESS EXCLUSIVE MODE", "COMMIT"),
+            _ => continue,
+        };
+        let mut server = Serving::start(&database.url).await;
+        server.becomes_ready().await;
+        let mut holder = database.db.conn().await.unwrap();
+        holder.execute_sql(lock).await.unwrap();
+        let mut caller = TcpStream::connect(&server.address).await.unwrap();
+        caller.write_all(b"GET /api/v1/vms HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let in_flight = async {
+            // This question is the other one.
+            while !server.get("/metrics").await.unwrap().contains("http_requests_in_flight 2\n") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, in_flight).await.expect("it is in flight");
+
+        server.terminate().await;
+        server.says("Stopping").await;
+        holder.execute_sql(unlock).await.unwrap();
+
+        let mut answer = String::new();
+        caller.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{}: {answer}", database.kind());
+        let (code, said) = server.end().await;
+        assert_eq!(code, Some(0));
+        assert!(!said.contains("too long"), "{said}");
+    }
 }
 
 // C07
@@ -116,7 +180,8 @@ async fn it_waits_for_a_database_that_is_away_alive_and_not_ready() {
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     assert!(vms.starts_with("HTTP/1.1 503"), "{vms}");
     assert!(vms.contains("retry-after: 5"), "{vms}");
-    assert_eq!(server.terminate().await.code(), Some(0));
+    server.terminate().await;
+    assert_eq!(server.end().await.0, Some(0));
 }
 
 #[tokio::test]
