@@ -38,6 +38,8 @@ pub enum Owner {
     Left,
     /// Offline, or in a state that PVE does not name: it cannot speak for its objects.
     Silent,
+    /// A member that the list does not have, although PVE lists members whatever their state.
+    Unlisted,
 }
 
 /// Whether the asked node speaks for the cluster.
@@ -74,6 +76,8 @@ pub enum Doubt {
     OwnerSilent,
     /// More vanished at once than usual; one more list is waited for.
     MassVanished,
+    /// The list lacks members of the cluster, so it is not whole.
+    ListNotWhole,
     /// The list has elements that could not be read: the object may be one of them.
     Unreadable,
     /// The cluster, as seen from the asked node, has no quorum.
@@ -85,7 +89,14 @@ pub enum Doubt {
 impl Doubt {
     /// Whether a person should hear of it.
     pub fn is_suspicious(self) -> bool {
-        matches!(self, Self::MassVanished | Self::Unreadable | Self::NoQuorum | Self::AuditMissing)
+        matches!(
+            self,
+            Self::MassVanished
+                | Self::ListNotWhole
+                | Self::Unreadable
+                | Self::NoQuorum
+                | Self::AuditMissing
+        )
     }
 }
 
@@ -136,6 +147,7 @@ impl<K: Clone + Eq + Hash> Guard<K> {
                 (Audit::Missing, _, _) => Doubt::AuditMissing,
                 (_, Quorum::No, _) => Doubt::NoQuorum,
                 _ if list.unreadable > 0 => Doubt::Unreadable,
+                (_, _, Owner::Unlisted) => Doubt::ListNotWhole,
                 (_, _, Owner::Silent) => Doubt::OwnerSilent,
                 (Audit::Granted, Quorum::Yes | Quorum::NotShown, Owner::Member | Owner::Left) => {
                     let lists = before.get(&object.key).map_or(1, |lists| lists + 1);
@@ -230,6 +242,19 @@ mod tests {
         }
     }
 
+    /// A01
+    #[test]
+    fn a_list_without_its_members_proves_nothing_and_is_told() {
+        let lost = Missing { key: 100, audit: Audit::Granted, owner: Owner::Unlisted };
+        let mut guard = Guard::default();
+
+        for _ in 0..5 {
+            let verdict = guard.judge(&[lost], 20, list(Quorum::Yes));
+            assert_eq!((verdict.held, verdict.doubt), (1, Some(Doubt::ListNotWhole)));
+        }
+        assert!(Doubt::ListNotWhole.is_suspicious());
+    }
+
     #[test]
     fn a_node_that_left_cannot_hold_its_guests_back() {
         let orphan = Missing { key: 100, audit: Audit::Granted, owner: Owner::Left };
@@ -243,7 +268,12 @@ mod tests {
     fn facts() -> impl Strategy<Value = (Audit, Owner, Quorum)> {
         (
             prop_oneof![Just(Audit::Granted), Just(Audit::Missing)],
-            prop_oneof![Just(Owner::Member), Just(Owner::Left), Just(Owner::Silent)],
+            prop_oneof![
+                Just(Owner::Member),
+                Just(Owner::Left),
+                Just(Owner::Silent),
+                Just(Owner::Unlisted),
+            ],
             prop_oneof![Just(Quorum::Yes), Just(Quorum::No), Just(Quorum::NotShown)],
         )
     }
@@ -262,7 +292,9 @@ mod tests {
                     good_in_a_row = 0;
                     continue;
                 }
-                let good = audit == Audit::Granted && owner != Owner::Silent && quorum != Quorum::No;
+                let good = audit == Audit::Granted
+                    && matches!(owner, Owner::Member | Owner::Left)
+                    && quorum != Quorum::No;
                 good_in_a_row = if good { good_in_a_row + 1 } else { 0 };
 
                 let verdict = guard.judge(&[Missing { key: 1, audit, owner }], 20, list(quorum));

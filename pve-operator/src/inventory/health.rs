@@ -213,6 +213,10 @@ fn explain_shrink(doubt: Doubt, kind: Kind) -> String {
             "PVE no longer lists some {what}, but its list has elements that could not be read and may be them: their rows are \
              kept. The operator's log names the PVE version; report it."
         ),
+        Doubt::ListNotWhole => format!(
+            "PVE's list lacks {what} together with nodes that are members of the cluster, so it is not whole: their rows are \
+             kept. If a proxy stands before the cluster, look there; otherwise at pve-cluster on the node that is asked."
+        ),
         Doubt::MassVanished | Doubt::OwnerSilent | Doubt::Waiting => format!(
             "Many {what} vanished from PVE's list at once; their rows are kept until one more list confirms it."
         ),

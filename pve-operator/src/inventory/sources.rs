@@ -169,7 +169,7 @@ impl Mirrored for Node {
     /// Nodes are listed whatever the token may see. A member that is down is listed as offline,
     /// so one that neither the list nor the membership has is none.
     fn missing(&self, _: &Poll, evidence: &Evidence) -> Missing<Self::Key> {
-        let owner = if evidence.is_member(&self.name) { Owner::Silent } else { Owner::Left };
+        let owner = if evidence.is_member(&self.name) { Owner::Unlisted } else { Owner::Left };
         Missing { key: self.key(), audit: Audit::Granted, owner }
     }
 }
@@ -241,12 +241,11 @@ impl Mirrored for Storage {
 }
 
 fn owner(node: &str, poll: &Poll, evidence: &Evidence) -> Owner {
-    if poll.is_online(node) {
-        Owner::Member
-    } else if poll.node_status(node).is_none() && !evidence.is_member(node) {
-        Owner::Left
-    } else {
-        Owner::Silent
+    match (poll.node_status(node), evidence.is_member(node)) {
+        (Some("online"), _) => Owner::Member,
+        (Some(_), _) => Owner::Silent,
+        (None, true) => Owner::Unlisted,
+        (None, false) => Owner::Left,
     }
 }
 
