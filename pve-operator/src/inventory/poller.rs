@@ -21,6 +21,12 @@ const MEMBERSHIP_EVERY: u64 = 6;
 /// Nodes that are asked besides when one says that it has no quorum.
 const OTHER_OPINIONS: usize = 2;
 
+/// The longest pause between two tries of a token that PVE does not accept.
+///
+/// Each one costs PVE three seconds of a worker and a line in its log, and may get us banned there.
+/// A new token is tried at once: its row starts a new poller.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
 /// Polls between two looks at version, privileges and certificates.
 const TRUST_EVERY: u64 = 60;
 
@@ -51,7 +57,7 @@ impl Poller {
     pub async fn run(mut self, period: Duration, stop: CancellationToken) {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut good_polls = 0;
+        let (mut good_polls, mut refusals) = (0, 0_u32);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -63,12 +69,18 @@ impl Poller {
                 polled = poll => polled,
             };
             match polled {
-                Ok(()) => good_polls += 1,
+                Ok(()) => (good_polls, refusals) = (good_polls + 1, 0),
                 Err(error) => {
                     self.metrics.poll_failed(error.class().as_str());
                     tracing::debug!(error = error.report(), "Poll failed");
                     self.board
                         .note(|facts| facts.connection = Connection::Failing(trouble(&error)));
+                    if error.class() != ErrorClass::Unauthorized {
+                        continue;
+                    }
+                    refusals = refusals.saturating_add(1);
+                    let pause = period.saturating_mul(2_u32.saturating_pow(refusals));
+                    ticks.reset_after(pause.min(REFUSED_PAUSE.max(period)));
                 }
             }
         }
