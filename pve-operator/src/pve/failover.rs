@@ -188,8 +188,14 @@ impl Failover {
 
     /// Adds addresses (`host:port`) that an earlier run learned, so that a cluster is found whose
     /// configured node died while nobody was running. The next `/cluster/status` replaces them.
+    ///
+    /// Without the configured address among them they are those of another cluster: `api_url` was
+    /// changed meanwhile.
     pub(crate) fn restore(&self, authorities: &[String]) {
         let mut known = self.known.lock();
+        if authorities.iter().all(|it| it != known.endpoints[0].authority()) {
+            return;
+        }
         for authority in authorities {
             let endpoint = Url::parse(&format!("https://{authority}"))
                 .ok()
@@ -301,6 +307,20 @@ mod tests {
         assert!(Arc::ptr_eq(&it.current(), &second), "and its breaker is the same");
         it.leave(&second);
         assert_eq!(it.current().authority(), "10.0.0.1:8006");
+    }
+
+    /// A17
+    #[test]
+    fn what_an_earlier_run_learned_follows_the_configured_address_it_was_learned_through() {
+        let kept = ["10.0.0.2:8006", "10.0.0.1:8006", "[fd00::3]:8006"].map(str::to_owned);
+        let (same, changed) =
+            (failover("https://10.0.0.1:8006"), failover("https://10.9.9.9:8006"));
+
+        same.restore(&kept);
+        changed.restore(&kept);
+
+        assert_eq!(addresses(&same), ["10.0.0.1:8006", "10.0.0.2:8006", "[fd00::3]:8006"]);
+        assert_eq!(addresses(&changed), ["10.9.9.9:8006"]);
     }
 
     #[test]
