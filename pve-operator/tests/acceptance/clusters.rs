@@ -1,0 +1,130 @@
+//! Rows of `pve_cluster` that change while the operator runs.
+
+use pve_sim::Config;
+use schema::cluster_status;
+
+use crate::support::{Followed, Mirror, SOON, eventually, on_every_database, simulate};
+
+/// No request for as long as `other` is polled five times.
+async fn silence(mirror: &Mirror, quiet: &Followed, other: &Followed) {
+    quiet.sim.reset_counters();
+    mirror.polls(other, 5).await;
+    assert_eq!(quiet.sim.counters().requests, 0, "{:?}", quiet.sim.counters().by_path);
+}
+
+async fn two(database: schema::testing::TestDatabase) -> (Mirror, Followed, Followed) {
+    let mut mirror = Mirror::stopped(database);
+    let one = mirror.follow("one", simulate(Config::quick().guests(8).seed(1))).await;
+    let other = mirror.follow("other", simulate(Config::quick().guests(8).seed(2))).await;
+    mirror.start().await;
+    mirror.until_equal(&one).await;
+    mirror.until_equal(&other).await;
+    (mirror, one, other)
+}
+
+/// A16
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a16_a_rotated_token_is_used_once_it_is_in_the_table() {
+    on_every_database("a16_token", async |database| {
+        let (mirror, it) = Mirror::of(database, Config::quick().guests(8)).await;
+
+        let fresh = it.sim.rotate_token();
+        mirror.until_reason(&it, "Unauthorized").await;
+        it.sim.rename(104, "renamed");
+        mirror
+            .sql(&format!("UPDATE pve_cluster SET user_token = '{fresh}' WHERE id = {}", it.id.0))
+            .await;
+
+        mirror.until_reason(&it, "Synced").await;
+        mirror.until_equal(&it).await;
+    })
+    .await;
+}
+
+/// A16
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a16_a_disabled_cluster_is_not_asked_and_keeps_its_rows() {
+    on_every_database("a16_disabled", async |database| {
+        let (mirror, one, other) = two(database).await;
+
+        mirror.sql("UPDATE pve_cluster SET is_enabled = 0 WHERE cluster_name = 'one'").await;
+        mirror.until_reason(&one, "Disabled").await;
+        silence(&mirror, &one, &other).await;
+        mirror.equal(&one).await.expect("its rows stay");
+
+        one.sim.rename(104, "renamed");
+        mirror.sql("UPDATE pve_cluster SET is_enabled = 1 WHERE cluster_name = 'one'").await;
+        mirror.until_equal(&one).await;
+        mirror.until_reason(&one, "Synced").await;
+    })
+    .await;
+}
+
+/// A16
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a16_a_deleted_cluster_leaves_no_row() {
+    on_every_database("a16_deleted", async |database| {
+        let (mut mirror, one, other) = two(database).await;
+        let left = async |mirror: &Mirror| {
+            let status = {
+                let mut conn = mirror.db().conn().await.unwrap();
+                cluster_status::get(&mut conn, one.id).await.unwrap().is_some()
+            };
+            let rows = [
+                mirror.nodes(one.id).await.len(),
+                mirror.guests(one.id).await.len(),
+                mirror.storages(one.id).await.len(),
+                usize::from(status),
+            ];
+            if rows == [0; 4] { Ok(()) } else { Err(rows) }
+        };
+
+        // With a sync in flight: everything has just changed.
+        for guest in one.sim.guests() {
+            one.sim.rename(guest.vmid, "renamed");
+        }
+        mirror.sql("DELETE FROM pve_cluster WHERE cluster_name = 'one'").await;
+        eventually("no row is left", SOON, || left(&mirror)).await;
+        silence(&mirror, &one, &other).await;
+        left(&mirror).await.expect("nothing comes back");
+        mirror.until_equal(&other).await;
+
+        // The same while the operator is away.
+        mirror.stop().await;
+        mirror.sql("DELETE FROM pve_cluster WHERE cluster_name = 'other'").await;
+        mirror.start().await;
+        eventually("no row of the other is left", SOON, || async {
+            let rows = mirror.guests(other.id).await.len() + mirror.nodes(other.id).await.len();
+            if rows == 0 { Ok(()) } else { Err(rows) }
+        })
+        .await;
+    })
+    .await;
+}
+
+/// A new row is followed without restart, and another URL under the same row is another connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_url_and_env_take_effect() {
+    on_every_database("changed_row", async |database| {
+        let (mirror, it) = Mirror::of(database, Config::quick().guests(8)).await;
+        let ids = mirror.nodes(it.id).await.iter().map(|row| row.id).collect::<Vec<_>>();
+
+        mirror
+            .sql(&format!(
+                "UPDATE pve_cluster SET api_url = '{}/', env = 'test' WHERE id = {}",
+                it.sim.url().replace("https://127.0.0.1:", "https://127.0.0.1:0"),
+                it.id.0
+            ))
+            .await;
+        eventually("nodes carry the new env", SOON, || async {
+            let nodes = mirror.nodes(it.id).await;
+            let envs: Vec<_> = nodes.iter().map(|row| row.synced.env.clone()).collect();
+            if envs.iter().all(|env| env.as_deref() == Some("test")) { Ok(()) } else { Err(envs) }
+        })
+        .await;
+
+        mirror.until_equal(&it).await;
+        assert_eq!(mirror.nodes(it.id).await.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
+    })
+    .await;
+}

@@ -1,0 +1,17 @@
+//! The operator as seen from outside: a simulated PVE, a real database, HTTP.
+//!
+//! Each test covers a row of `design/acceptance.md`, named by its id, or a mistake that people make.
+//! All run on SQLite, MariaDB and PostgreSQL at once, each with a simulator of its own.
+
+mod binary;
+mod clusters;
+mod identity;
+mod killing;
+mod mistakes;
+mod nodes;
+mod outages;
+mod quick_start;
+mod quiet;
+mod shrinking;
+mod support;
+mod tolerance;

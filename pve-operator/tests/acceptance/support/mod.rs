@@ -1,0 +1,12 @@
+//! What the tests are made of: an operator on a database, clusters that it follows, and waiting.
+
+mod compare;
+mod eventually;
+mod http;
+mod mirror;
+mod proxy;
+
+pub(crate) use eventually::{eventually, on_every_database};
+pub(crate) use http::get;
+pub(crate) use mirror::{Followed, Mirror, SOON, simulate};
+pub(crate) use proxy::Proxy;
