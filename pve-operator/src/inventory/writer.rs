@@ -356,9 +356,12 @@ fn report(metrics: &ClusterMetrics, changed: &Changed) {
     ];
     for (table, written) in tables {
         metrics.rows_written(table, "insert", written.inserted);
-        metrics.rows_written(table, "update", written.updated + written.followed);
+        metrics.rows_written(table, "update", written.updated);
         metrics.rows_written(table, "delete", written.deleted);
     }
+    // Guests follow their node's address; addresses go with their guest.
+    metrics.rows_written("pve_vm", "update", changed.nodes.followed);
+    metrics.rows_written("vm_ipaddress", "delete", changed.guests.followed);
 }
 
 /// Remembers an event's key; false if the informer has stopped.
