@@ -1,7 +1,6 @@
 //! Rows of `pve_cluster` that change while the operator runs.
 
 use pve_sim::Config;
-use schema::cluster_status;
 
 use crate::support::{Followed, Mirror, SOON, eventually, on_every_database, simulate};
 
@@ -65,39 +64,38 @@ async fn a16_a_disabled_cluster_is_not_asked_and_keeps_its_rows() {
 async fn a16_a_deleted_cluster_leaves_no_row() {
     on_every_database("a16_deleted", async |database| {
         let (mut mirror, one, other) = two(database).await;
-        let left = async |mirror: &Mirror| {
-            let status = {
-                let mut conn = mirror.db().conn().await.unwrap();
-                cluster_status::get(&mut conn, one.id).await.unwrap().is_some()
-            };
-            let rows = [
-                mirror.nodes(one.id).await.len(),
-                mirror.guests(one.id).await.len(),
-                mirror.storages(one.id).await.len(),
-                usize::from(status),
-            ];
-            if rows == [0; 4] { Ok(()) } else { Err(rows) }
+        let broken = mirror.follow("broken", simulate(Config::quick().guests(1))).await;
+        mirror.sql("UPDATE pve_cluster SET user_id = '' WHERE cluster_name = 'broken'").await;
+        mirror.until_reason(&broken, "InvalidConfiguration").await;
+        eventually("every table has rows of it", SOON, || async {
+            let rows = mirror.rows(one.id).await;
+            if rows.contains(&0) { Err(rows) } else { Ok(()) }
+        })
+        .await;
+        let gone = async |mirror: &Mirror, id| {
+            eventually("no row is left", SOON, || async {
+                let rows = mirror.rows(id).await;
+                if rows == [0; 5] { Ok(()) } else { Err(rows) }
+            })
+            .await;
         };
 
         // With a sync in flight: everything has just changed.
         for guest in one.sim.guests() {
             one.sim.rename(guest.vmid, "renamed");
         }
-        mirror.sql("DELETE FROM pve_cluster WHERE cluster_name = 'one'").await;
-        eventually("no row is left", SOON, || left(&mirror)).await;
+        mirror.sql("DELETE FROM pve_cluster WHERE cluster_name IN ('one', 'broken')").await;
+        gone(&mirror, one.id).await;
+        gone(&mirror, broken.id).await;
         silence(&mirror, &one, &other).await;
-        left(&mirror).await.expect("nothing comes back");
+        assert_eq!(mirror.rows(one.id).await, [0; 5], "nothing comes back");
         mirror.until_equal(&other).await;
 
         // The same while the operator is away.
         mirror.stop().await;
         mirror.sql("DELETE FROM pve_cluster WHERE cluster_name = 'other'").await;
         mirror.start().await;
-        eventually("no row of the other is left", SOON, || async {
-            let rows = mirror.guests(other.id).await.len() + mirror.nodes(other.id).await.len();
-            if rows == 0 { Ok(()) } else { Err(rows) }
-        })
-        .await;
+        gone(&mirror, other.id).await;
     })
     .await;
 }

@@ -3,6 +3,8 @@
 //! Each test covers a row of `design/acceptance.md`, named by its id, or a mistake that people make.
 //! All run on SQLite, MariaDB and PostgreSQL at once, each with a simulator of its own.
 
+mod addresses;
+mod api;
 mod binary;
 mod clusters;
 mod identity;

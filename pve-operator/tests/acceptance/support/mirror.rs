@@ -12,6 +12,7 @@ use schema::{
     ClusterId, Db, cluster,
     cluster_status::{self, ClusterStatus},
     guest::{self, GuestRow},
+    ip_address::{self, AddressRow},
     node::{self, NodeRow},
     storage::{self, StorageRow},
     testing::TestDatabase,
@@ -181,7 +182,30 @@ impl Mirror {
         storage::load(&mut self.db().conn().await.unwrap(), id).await.unwrap()
     }
 
-    //ADDR
+    /// The addresses of one guest, stale ones last, each with whether it is stale.
+    pub(crate) async fn addresses(&self, id: ClusterId, vmid: u32) -> Vec<(AddressRow, bool)> {
+        let Some(guest) = self.guest(id, vmid).await else { return Vec::new() };
+        let rows =
+            ip_address::of_guest(&mut self.db().conn().await.unwrap(), guest.id).await.unwrap();
+        let mut rows: Vec<_> = rows.into_iter().map(|row| (row.stale.0, row)).collect();
+        rows.sort_unstable_by(|one, other| {
+            (one.0, &one.1.address.ip_address).cmp(&(other.0, &other.1.address.ip_address))
+        });
+        rows.into_iter().map(|(stale, row)| (row, stale)).collect()
+    }
+
+    /// How many rows of any table belong to a cluster.
+    pub(crate) async fn rows(&self, id: ClusterId) -> [usize; 5] {
+        let mut conn = self.db().conn().await.unwrap();
+        [
+            usize::from(cluster_status::get(&mut conn, id).await.unwrap().is_some()),
+            node::load(&mut conn, id).await.unwrap().len(),
+            guest::load(&mut conn, id).await.unwrap().len(),
+            storage::load(&mut conn, id).await.unwrap().len(),
+            ip_address::load(&mut conn, id).await.unwrap().values().map(Vec::len).sum(),
+        ]
+    }
+
     /// The row of one guest, if there is one.
     pub(crate) async fn guest(&self, id: ClusterId, vmid: u32) -> Option<GuestRow> {
         self.guests(id).await.into_iter().find(|row| row.synced.vmid == i64::from(vmid))
