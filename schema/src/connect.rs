@@ -127,5 +127,9 @@ fn unavailable(error: &PoolError, url: &DatabaseUrl) -> DbError {
         PoolError::Backend(error) => error.to_string(),
         other => other.to_string(),
     };
+    // SQLite cannot even read a WAL file in a folder that it may not write.
+    if crate::error::is_read_only(&cause) {
+        return DbError::ReadOnly { source: cause.into() };
+    }
     DbError::Unavailable { target: url.to_string(), source: url.redact(&cause).into() }
 }

@@ -223,11 +223,7 @@ impl Conn {
                     Begin::Write => "BEGIN IMMEDIATE",
                     Begin::Read => "BEGIN DEFERRED",
                 };
-                c.spawn_blocking(move |c| {
-                    <AnsiSync as diesel::connection::TransactionManager<SqliteConnection>>::transaction_manager_status_mut(c);
-                    AnsiSync::begin_transaction_sql(c, sql)
-                })
-                .await?;
+                c.spawn_blocking(move |c| AnsiSync::begin_transaction_sql(c, sql)).await?;
             }
             AnyConn::Mysql(c) => {
                 let sql = match begin {

@@ -99,7 +99,7 @@ impl From<Diesel> for DbError {
             Kind::ReadOnlyTransaction => Self::ReadOnly { source: error.into() },
             Kind::UnableToSendCommand | Kind::ClosedConnection => Self::lost(error),
             _ if says(message, &BUSY) => Self::Busy { source: error.into() },
-            _ if says(message, &READ_ONLY) => Self::ReadOnly { source: error.into() },
+            _ if is_read_only(message) => Self::ReadOnly { source: error.into() },
             _ if says(message, &LOST) => Self::lost(error),
             _ => Self::Query(error),
         }
@@ -110,6 +110,11 @@ impl DbError {
     fn lost(error: Diesel) -> Self {
         Self::Unavailable { target: "connection".to_owned(), source: error.into() }
     }
+}
+
+/// Whether a database's words mean that it takes no changes.
+pub(crate) fn is_read_only(message: &str) -> bool {
+    says(message, &READ_ONLY)
 }
 
 fn says(message: &str, words: &[&str]) -> bool {

@@ -5,6 +5,8 @@ use std::error::Error;
 use schema::testing::TestDatabase;
 use schema::{Db, DbError, cluster};
 
+use crate::builders::run;
+
 #[tokio::test]
 async fn a_server_that_is_away_is_a_reason_to_wait_and_shows_no_password() {
     for url in [
@@ -53,23 +55,17 @@ async fn a_folder_that_is_missing_is_said() {
 async fn a_lost_connection_is_replaced() {
     for database in TestDatabase::all("lost").await {
         let (db, kind) = (&database.db, database.kind());
-        let kill = match kind {
-            "mysql" => {
-                "SELECT CAST(id AS CHAR(9)) AS t FROM information_schema.processlist \
-                 WHERE db = database() AND id <> connection_id()"
-            }
+        let (who, kill) = match kind {
+            "mysql" => ("SELECT CAST(connection_id() AS CHAR(9)) AS t", "KILL "),
             "postgres" => {
-                "SELECT CAST(pg_terminate_backend(pid) AS TEXT) AS t FROM pg_stat_activity \
-                 WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                ("SELECT CAST(pg_backend_pid() AS TEXT) AS t", "SELECT pg_terminate_backend(")
             }
             _ => continue,
         };
+        let end = if kind == "mysql" { "" } else { ")" };
         let mut victim = db.conn().await.unwrap();
-        for id in crate::builders::texts(db, kill).await {
-            if kind == "mysql" {
-                crate::builders::run(db, &format!("KILL {id}")).await;
-            }
-        }
+        let id = schema::testing::texts(&mut victim, who).await.unwrap().remove(0);
+        run(db, &format!("{kill}{id}{end}")).await;
 
         let error = cluster::list(&mut victim).await.unwrap_err();
         drop(victim);
