@@ -68,7 +68,7 @@ impl Drop for Process {
     }
 }
 
-/// Linux has counted in hundredths of a second for every program since 2.6.
+/// `USER_HZ`: 100 on every architecture that is in use.
 const TICK: Duration = Duration::from_millis(10);
 
 fn cpu_of(stat: &str) -> Option<Duration> {
