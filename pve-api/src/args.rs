@@ -27,7 +27,7 @@ pub struct LogArgs {
     /// How log lines look.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log_format: LogFormat,
-    /// What is logged, in the syntax of `tracing`, for example `info,pve_api=debug`.
+    /// What is logged, in the syntax of `tracing`, for example `info,schema=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
     pub log: String,
 }
@@ -71,8 +71,12 @@ impl std::fmt::Debug for ServeArgs {
     }
 }
 
-/// Parses `500ms`, `5s`, `2m`, `1h`; zero is refused.
-fn duration(text: &str) -> Result<Duration, String> {
+/// Parses `500ms`, `5s`, `2m`, `1h`; zero is refused, because nothing takes place every no time.
+///
+/// # Errors
+///
+/// A sentence with examples, for the person who typed it.
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a time; write for example 500ms, 5s, 2m or 1h");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(digits);
@@ -113,7 +117,11 @@ mod tests {
     #[test]
     fn times_have_a_unit_and_are_not_zero() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        for text in ["5", "", "s", "0s", "-1s", "5 s", "99999999999999999999s"] {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
+        assert_eq!(duration("1h"), Ok(Duration::from_hours(1)));
+        let too_long = ["99999999999999999999s", "9999999999999999999h"];
+        for text in ["5", "", "s", "0s", "-1s", "5 s"].into_iter().chain(too_long) {
             assert!(duration(text).unwrap_err().contains("for example"), "{text}");
         }
     }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+pub use pve_api::args::{LogArgs, LogFormat, duration};
 
 /// Mirrors Proxmox VE clusters into an SQL database and keeps the rows right.
 #[derive(Debug, Parser)]
@@ -20,22 +21,6 @@ pub enum Command {
     Migrate(DatabaseArgs),
     /// Follow every enabled cluster of the table `pve_cluster` until told to stop.
     Run(RunArgs),
-}
-
-#[derive(Clone, Debug, ClapArgs)]
-pub struct LogArgs {
-    /// How log lines look.
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
-    pub log_format: LogFormat,
-    /// What is logged, in the syntax of `tracing`, for example `info,pve_operator=debug`.
-    #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
-    pub log: String,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Clone, ClapArgs)]
@@ -97,44 +82,9 @@ pub enum FirstUse {
     Pin,
 }
 
-/// Parses `500ms`, `5s`, `2m`, `1h`; zero is refused, because nothing here makes sense at once for ever.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a time; write for example 500ms, 5s, 2m or 1h");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
-    let duration = match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3600),
-        _ => None,
-    };
-    duration.filter(|duration| !duration.is_zero()).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_read_with_their_unit() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        assert_eq!(duration("1h"), Ok(Duration::from_hours(1)));
-    }
-
-    #[test]
-    fn a_time_without_unit_or_of_zero_is_refused_with_an_example() {
-        for text in
-            ["5", "", "s", "0s", "-1s", "5 s", "99999999999999999999s", "9999999999999999999h"]
-        {
-            let error = duration(text).unwrap_err();
-            assert!(error.contains("for example"), "{text}: {error}");
-        }
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -9,7 +9,6 @@
 pub mod admin;
 pub mod args;
 pub mod inventory;
-pub mod logging;
 pub mod metrics;
 pub mod pipeline;
 pub mod pve;

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use pve_api::logging;
 use pve_operator::{
     args::{Args, Command},
-    logging, runtime,
+    runtime,
 };
 
 #[tokio::main]

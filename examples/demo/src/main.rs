@@ -8,9 +8,9 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use pve_api::logging;
 use pve_operator::{
     args::{Args as OperatorArgs, Command, LogArgs, LogFormat},
-    logging,
     runtime::Operator,
 };
 use schema::{ClusterId, Db};

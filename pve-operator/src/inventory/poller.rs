@@ -25,7 +25,7 @@ const OTHER_OPINIONS: usize = 2;
 ///
 /// Each one costs PVE three seconds of a worker and a line in its log, and may get us banned there.
 /// A new token is tried at once: its row starts a new poller.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
 /// Polls between two looks at version, privileges and certificates.
 const TRUST_EVERY: u64 = 60;

@@ -2,10 +2,8 @@
 
 use std::{collections::HashMap, fmt::Debug, future::Future, time::Duration};
 
-use pve_operator::{
-    args::{LogArgs, LogFormat},
-    logging,
-};
+use pve_api::logging;
+use pve_operator::args::{LogArgs, LogFormat};
 use schema::testing::TestDatabase;
 use tokio::{task::JoinSet, time::Instant};
 
