@@ -183,9 +183,10 @@ impl Db {
             + Sync,
         T: Send,
     {
-        let mut conn = self.conn().await?;
+        let mut open = Open(Some(self.conn().await?));
+        let conn = open.conn();
         conn.begin(begin).await?;
-        match work(&mut conn).await {
+        let outcome = match work(conn).await {
             Ok(value) => conn.commit().await.map(|()| value),
             Err(error) => {
                 // If this fails too, the pool closes the connection, which rolls back as well.
@@ -194,6 +195,36 @@ impl Db {
                 }
                 Err(error)
             }
+        };
+        open.ended();
+        outcome
+    }
+}
+
+/// A connection within a transaction.
+///
+/// If it is dropped there, it is closed. The pool would do that too, but only when it hands the
+/// connection out again, and until then the transaction's locks would stop everybody else.
+struct Open(Option<Conn>);
+
+impl Open {
+    fn conn(&mut self) -> &mut Conn {
+        self.0.as_mut().expect("it is taken out at the end only")
+    }
+
+    /// Gives the connection back to the pool.
+    fn ended(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        match self.0.take() {
+            Some(Conn(AnyConn::Sqlite(object))) => drop(Object::take(*object)),
+            Some(Conn(AnyConn::Mysql(object))) => drop(Object::take(*object)),
+            Some(Conn(AnyConn::Postgres(object))) => drop(Object::take(*object)),
+            None => {}
         }
     }
 }

@@ -51,6 +51,33 @@ async fn a_dropped_transaction_is_undone_and_its_connection_is_not_reused() {
     }
 }
 
+/// The connection goes back to the end of the pool's queue; its locks must not go with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_transaction_leaves_no_lock_for_the_next_one() {
+    for database in TestDatabase::all("locks").await {
+        let (db, kind) = (&database.db, database.kind());
+        let nodes = [a_node("n1")];
+        drop((db.conn().await.unwrap(), db.conn().await.unwrap()));
+        let wrote = Notify::new();
+        let stuck = db.write(async |conn| {
+            node::write(conn, LAB, &nodes).await?;
+            wrote.notify_one();
+            std::future::pending::<Result<(), DbError>>().await
+        });
+        tokio::select! {
+            outcome = stuck => panic!("{kind}: {outcome:?}"),
+            () = wrote.notified() => {}
+        }
+
+        // Every database waits longer than this for a lock.
+        let soon = std::time::Duration::from_secs(3);
+        let next = db.write(async |conn| node::write(conn, LAB, &nodes).await);
+        let written = tokio::time::timeout(soon, next).await.expect(kind);
+
+        assert_eq!(written.expect(kind).inserted, 1, "{kind}");
+    }
+}
+
 /// Two counters locked in opposite order are a deadlock on the servers and a busy file on
 /// SQLite; both writers get through all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
