@@ -2,8 +2,11 @@
 
 use std::{os::unix::fs::MetadataExt, process::Stdio};
 
+use pve_sim::Config;
 use schema::testing::TestDatabase;
 use tokio::process::Command;
+
+use crate::support::{Mirror, SOON, eventually, simulate};
 
 pub(crate) const OPERATOR: &str = env!("CARGO_BIN_EXE_pve-operator");
 
@@ -14,7 +17,7 @@ async fn failing(line: &[&str]) -> String {
 
 async fn failing_command(command: &mut Command) -> String {
     let outcome = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let outcome = tokio::time::timeout(crate::support::SOON, outcome).await;
+    let outcome = tokio::time::timeout(SOON, outcome).await;
     let outcome = outcome.expect("it ends by itself").expect("the command can be run");
     let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
     assert!(!outcome.status.success(), "it should have failed: {said}");
@@ -55,6 +58,40 @@ async fn a_database_url_that_is_none_names_the_three_kinds() {
         assert!(said.contains(kind), "{said}");
     }
     assert!(!said.contains("tiger"), "the password is told: {said}");
+}
+
+/// A15, C04
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a15_a_dead_cluster_is_a_few_lines_in_the_log_and_no_secret() {
+    let mirror = Mirror::stopped(TestDatabase::sqlite("log").await);
+    let it = mirror.follow("sim", simulate(Config::quick().guests(5))).await;
+    let dead = mirror.follow("dead", simulate(Config::quick().guests(5))).await;
+    let secrets = [it.sim.token(), dead.sim.token()];
+    mirror
+        .sql("UPDATE pve_cluster SET api_url = 'https://127.0.0.1:1' WHERE cluster_name = 'dead'")
+        .await;
+    let operator = Command::new(OPERATOR)
+        .args(["run", "--database-url", &mirror.url, "--listen", "127.0.0.1:0"])
+        .args(["--poll-interval", "50ms", "--details-interval", "1s", "--log", "info"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the command can be run");
+
+    eventually("60 polls", SOON, || async {
+        let polls = it.sim.counters().of("GET", "/cluster/resources");
+        if polls >= 60 { Ok(()) } else { Err(polls) }
+    })
+    .await;
+    let pid = operator.id().expect("it runs").to_string();
+    assert!(Command::new("kill").arg(pid).status().await.unwrap().success());
+    let said = operator.wait_with_output().await.unwrap();
+
+    let log = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "SIGTERM is a good end: {log}");
+    assert!(log.lines().count() <= 15, "{log}");
+    assert!(secrets.iter().all(|secret| !log.contains(secret.as_str())), "{log}");
 }
 
 #[tokio::test]

@@ -16,16 +16,15 @@ fn shake(sim: &Sim, rng: &mut SmallRng) {
     let guests = sim.guests();
     let guest = &guests[rng.random_range(0..guests.len())];
     let node = format!("pve{}", rng.random_range(1..=3));
-    match rng.random_range(0..7) {
+    match rng.random_range(0..8) {
         0 => drop(sim.create_guest(Kind::Qemu, &node)),
         1 if guests.len() > 25 => sim.remove_guest(guest.vmid),
         2 => sim.migrate_guest(guest.vmid, &node),
         3 => sim.rename(guest.vmid, &format!("name-{}", rng.random::<u16>())),
         4 => sim.set_tags(guest.vmid, &["a", "b"][..rng.random_range(0..=2)]),
         5 => sim.add_guest(Guest::lxc(guest.vmid, &node)),
-        _ => {
-            sim.set_status(guest.vmid, if rng.random() { Status::Running } else { Status::Stopped })
-        }
+        6 => sim.set_status(guest.vmid, Status::Running),
+        _ => sim.set_status(guest.vmid, Status::Stopped),
     }
 }
 

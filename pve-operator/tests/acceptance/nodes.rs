@@ -28,7 +28,7 @@ async fn a13_guests_of_an_offline_node_are_unknown_and_stay() {
         assert!(unknown > 0, "this seed puts guests on pve2");
 
         // By now PVE shows bare rows: no name, no sizes.
-        it.sim.skip(Duration::from_secs(600));
+        it.sim.skip(Duration::from_mins(10));
         mirror.polls(&it, 4).await;
         mirror.until_equal(&it).await;
         assert_eq!(ids().await, before);
@@ -61,7 +61,7 @@ async fn a13_an_isolated_entry_node_deletes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a12_a_bare_row_keeps_what_was_known() {
     on_every_database("a12", async |database| {
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let config = Config { settle: hour, ..Config::quick().guests(10) };
         let (mut mirror, it) = Mirror::of(database, config).await;
         let before = mirror.guest(it.id, 102).await.unwrap();
@@ -107,7 +107,7 @@ async fn a12_a_bare_row_keeps_what_was_known() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a12_a_new_guest_has_a_row_before_it_has_a_name() {
     on_every_database("a12_new", async |database| {
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         let config = Config { settle: hour, ..Config::quick().guests(3) };
         let (mirror, it) = Mirror::of(database, config).await;
 

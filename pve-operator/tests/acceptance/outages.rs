@@ -170,7 +170,7 @@ async fn a09_changes_wait_for_the_database() {
             // Into the outage by a few attempts to write.
             mirror.polls(&it, 20).await;
             let pending = mirror.metric("pve_operator_writer_pending", &[]);
-            assert!(pending <= 50.0, "what waits is bounded by what there is: {pending}");
+            assert!(pending <= 50, "what waits is bounded by what there is: {pending}");
         };
         outage.during(&mirror.database, changes).await;
 

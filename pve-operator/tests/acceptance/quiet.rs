@@ -39,7 +39,7 @@ async fn a07_moving_numbers_and_shuffled_lists_are_no_change() {
         it.sim.rename(142, "renamed");
         mirror.until_equal(&it).await;
         mirror.polls(&it, 2).await;
-        assert_eq!(counts(), (before.0 + 1.0, before.1 + 1.0));
+        assert_eq!(counts(), (before.0 + 1, before.1 + 1));
     })
     .await;
 }
@@ -50,17 +50,17 @@ async fn a07_what_is_read_again_and_is_the_same_is_not_written() {
     on_every_database("a07_details", async |database| {
         let (mirror, it) = Mirror::of(database, Config::quick().guests(12)).await;
         let requests = || mirror.metric("pve_operator_pve_requests_total", &["/config"]);
-        let rounds = async |count: f64| {
-            let until = requests() + count * 12.0;
+        let rounds = async |count: u64| {
+            let until = requests() + count * 12;
             eventually("details are read again", SOON, || async {
                 if requests() >= until { Ok(()) } else { Err(requests()) }
             })
             .await;
         };
-        rounds(2.0).await;
+        rounds(2).await;
         let before = revisions(&mirror, &it).await;
 
-        rounds(3.0).await;
+        rounds(3).await;
 
         assert_eq!(revisions(&mirror, &it).await, before);
     })
@@ -110,7 +110,7 @@ async fn a08_when_everything_changes_what_waits_is_bounded() {
             }
             mirror.polls(&it, 1).await;
             let pending = mirror.metric("pve_operator_writer_pending", &[]);
-            assert!(pending <= 300.0 + 8.0 + 24.0, "{pending} changes wait for {round} rounds");
+            assert!(pending <= 300 + 8 + 24, "{pending} changes wait for {round} rounds");
         }
 
         mirror.until_equal(&it).await;

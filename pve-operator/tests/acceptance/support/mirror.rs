@@ -219,13 +219,13 @@ impl Mirror {
         cluster_status::get(&mut self.db().conn().await.unwrap(), id).await.unwrap()
     }
 
-    /// The sum of the series of a metric whose labels contain all of `labels` (`kind="guest"`).
-    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+    /// The sum of the series of a counter whose labels contain all of `labels` (`kind="guest"`).
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
         let text = self.operator().metrics.render();
         text.lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
             .filter(|line| labels.iter().all(|label| line.contains(label)))
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
             .sum()
     }
 
@@ -264,7 +264,7 @@ impl Mirror {
     pub(crate) async fn polls(&self, cluster: &Followed, count: u64) {
         let labels = [&*format!("cluster=\"{}\"", cluster.name)];
         let polled = || self.metric("pve_operator_poll_duration_seconds_count", &labels);
-        let (before, wanted) = (polled(), f64::from(u32::try_from(count).unwrap()) + 1.0);
+        let (before, wanted) = (polled(), count + 1);
         eventually(&format!("{count} polls on {}", self.kind()), SOON, || async {
             let seen = polled() - before;
             if seen >= wanted { Ok(()) } else { Err(seen) }
@@ -275,8 +275,8 @@ impl Mirror {
 
 /// Starts a simulator; its ports are drawn, so another test may be quicker.
 pub(crate) fn simulate(config: Config) -> Sim {
-    let start = || Sim::start(config.clone());
-    start().or_else(|_| start()).or_else(|_| start()).expect("a simulator starts")
+    let again = config.clone();
+    Sim::start(config).or_else(|_| Sim::start(again)).expect("a simulator starts")
 }
 
 impl Drop for Mirror {

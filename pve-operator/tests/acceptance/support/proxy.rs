@@ -1,6 +1,6 @@
 //! A way to a server that can be cut.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{
     io::copy_bidirectional,
@@ -12,7 +12,6 @@ use url::Url;
 
 /// Forwards connections while it is open; closes them, and every new one, while it is cut.
 pub(crate) struct Proxy {
-    pub(crate) address: SocketAddr,
     open: Arc<watch::Sender<bool>>,
     _accepting: JoinSet<()>,
 }
@@ -30,7 +29,7 @@ impl Proxy {
         let open = Arc::new(watch::Sender::new(true));
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, server, Arc::clone(&open)));
-        (Self { address, open, _accepting: accepting }, url.to_string())
+        (Self { open, _accepting: accepting }, url.to_string())
     }
 
     pub(crate) fn cut(&self) {
