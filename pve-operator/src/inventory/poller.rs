@@ -117,6 +117,10 @@ impl Poller {
         });
         if good_polls.is_multiple_of(TRUST_EVERY) {
             self.look_around().await;
+        } else if good_polls.is_multiple_of(MEMBERSHIP_EVERY)
+            && !self.board.facts().missing_privileges.is_empty()
+        {
+            self.look_at_privileges().await; // somebody may be granting them just now
         }
         Ok(())
     }
@@ -136,6 +140,13 @@ impl Poller {
             Ok(version) => self.board.note(|facts| facts.version = Some(version.version)),
             Err(error) => tracing::debug!(error = error.report(), "Version is not known"),
         }
+        self.look_at_privileges().await;
+        if let Err(error) = self.reader.learn_trust().await {
+            tracing::debug!(error = error.report(), "Certificates are not learned this time");
+        }
+    }
+
+    async fn look_at_privileges(&self) {
         match self.reader.permissions().await {
             Ok(permissions) => {
                 let missing =
@@ -143,9 +154,6 @@ impl Poller {
                 self.board.note(|facts| facts.missing_privileges = missing);
             }
             Err(error) => tracing::debug!(error = error.report(), "Privileges are not known"),
-        }
-        if let Err(error) = self.reader.learn_trust().await {
-            tracing::debug!(error = error.report(), "Certificates are not learned this time");
         }
     }
 }
