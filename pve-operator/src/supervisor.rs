@@ -30,6 +30,9 @@ const OFTEN: Duration = Duration::from_secs(1);
 /// How often other tables are searched for clusters that are gone.
 const LEFTOVERS: Duration = Duration::from_secs(10);
 
+/// The reason in the status of a cluster with `is_enabled` 0.
+const DISABLED: &str = "Disabled";
+
 /// What tokens are sealed for: nothing else opens with the same key.
 const PURPOSE: &str = "pve_cluster.user_token";
 
@@ -43,6 +46,8 @@ pub struct Supervisor {
     running: BTreeMap<i64, Pipeline>,
     /// Clusters whose row cannot be used, by what was said about it.
     broken: BTreeMap<i64, String>,
+    /// Clusters whose status says that they are disabled.
+    disabled: BTreeSet<i64>,
     tasks: TaskTracker,
 }
 
@@ -66,6 +71,7 @@ impl Supervisor {
             check_interval,
             running: BTreeMap::new(),
             broken: BTreeMap::new(),
+            disabled: BTreeSet::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -118,35 +124,38 @@ impl Supervisor {
     /// Looks, decides, acts; answers how many clusters there are.
     async fn check(&mut self, with_leftovers: bool) -> Result<usize, DbError> {
         let seen = look(&self.shared.db, with_leftovers).await?;
-        let known: BTreeSet<i64> = seen.rows.iter().map(|row| row.id.0).collect();
-        let mut wanted = BTreeMap::new();
-        for row in seen.rows.iter().filter(|row| row.is_enabled.0) {
+        let (enabled, disabled): (Vec<_>, Vec<_>) =
+            seen.rows.iter().partition(|row| row.is_enabled.0);
+        let (enabled_ids, disabled_ids) = (ids(&enabled), ids(&disabled));
+        self.broken.retain(|id, _| enabled_ids.contains(id));
+        self.disabled.retain(|id| disabled_ids.contains(id));
+        let (mut wanted, mut mistakes) = (BTreeMap::new(), Vec::new());
+        for row in &enabled {
             match self.token(row).await? {
                 Ok(token) => {
                     self.broken.remove(&row.id.0);
                     wanted.insert(row.id.0, Wanted::new(row, token));
                 }
-                Err(mistake) => self.report_broken(row, mistake).await?,
+                Err(mistake) => mistakes.push((row, mistake)),
             }
         }
-        self.broken.retain(|id, _| known.contains(id));
+        let known = &enabled_ids | &disabled_ids;
+        let unsaid = &disabled_ids - &self.disabled;
         let running = self.running.iter().map(|(id, it)| (*id, it.wanted.clone())).collect();
-        for act in plan(&wanted, &known, &running, &seen.leftovers) {
-            self.act(act, &mut wanted, &seen.rows).await?;
+        for act in plan(&wanted, &known, &unsaid, &running, &seen.leftovers) {
+            self.act(act, &mut wanted).await?;
         }
-        let enabled = seen.rows.iter().filter(|row| row.is_enabled.0).count();
+        // Now that nobody else writes their status.
+        for (row, mistake) in mistakes {
+            self.report_broken(row, mistake).await?;
+        }
         let failed = self.broken.len() + self.running.values().filter(|it| it.is_failing()).count();
-        let disabled = seen.rows.len() - enabled;
-        self.shared.metrics.set_clusters(enabled.saturating_sub(failed), failed, disabled);
+        let working = enabled.len().saturating_sub(failed);
+        self.shared.metrics.set_clusters(working, failed, disabled.len());
         Ok(seen.rows.len())
     }
 
-    async fn act(
-        &mut self,
-        act: Act,
-        wanted: &mut BTreeMap<i64, Wanted>,
-        rows: &[Cluster],
-    ) -> Result<(), DbError> {
+    async fn act(&mut self, act: Act, wanted: &mut BTreeMap<i64, Wanted>) -> Result<(), DbError> {
         let db = &self.shared.db;
         match act {
             Act::Start(id) => {
@@ -158,17 +167,14 @@ impl Supervisor {
             }
             Act::Stop(id) => {
                 let Some(pipeline) = self.running.remove(&id) else { return Ok(()) };
-                let name = pipeline.wanted.name.clone();
+                tracing::info!(cluster = pipeline.wanted.name, "No longer following the cluster");
                 pipeline.stopped().await;
-                let disabled = rows.iter().any(|row| row.id.0 == id && !row.is_enabled.0);
-                if disabled {
-                    tracing::info!(
-                        cluster = name,
-                        "The cluster is disabled, no longer following it"
-                    );
-                    let status = disabled_status(db, ClusterId(id)).await?;
+            }
+            Act::Disable(id) => {
+                if let Some(status) = disabled_status(db, ClusterId(id)).await? {
                     db.write(async |conn| cluster_status::write(conn, &status).await).await?;
                 }
+                self.disabled.insert(id);
             }
             Act::Sweep(id) => {
                 match db.write(async |conn| sweep_cluster(conn, ClusterId(id)).await).await {
@@ -242,14 +248,19 @@ async fn look(db: &Db, with_leftovers: bool) -> Result<Seen, DbError> {
     Ok(Seen { rows: cluster::list(&mut conn).await?, leftovers })
 }
 
-async fn disabled_status(db: &Db, id: ClusterId) -> Result<ClusterStatus, DbError> {
+fn ids(rows: &[&Cluster]) -> BTreeSet<i64> {
+    rows.iter().map(|row| row.id.0).collect()
+}
+
+/// The status to write for a disabled cluster; None if it is there already.
+async fn disabled_status(db: &Db, id: ClusterId) -> Result<Option<ClusterStatus>, DbError> {
     let before = cluster_status::get(&mut db.conn().await?, id).await?;
     let before = before.unwrap_or_else(|| ClusterStatus::new(id, ""));
-    Ok(ClusterStatus {
+    Ok((before.reason != DISABLED).then(|| ClusterStatus {
         is_ready: false.into(),
-        reason: "Disabled".to_owned(),
+        reason: DISABLED.to_owned(),
         reason_since: Some(schema::now()),
         message: Some("is_enabled is 0: the rows keep their last values.".to_owned()),
         ..before
-    })
+    }))
 }

@@ -59,6 +59,32 @@ async fn a16_a_disabled_cluster_is_not_asked_and_keeps_its_rows() {
     .await;
 }
 
+/// A cluster that is disabled while nobody looks, and one whose row was wrong before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disabled_cluster_says_so_whatever_it_was_before() {
+    on_every_database("disabled_before", async |database| {
+        let (mut mirror, one, other) = two(database).await;
+        mirror.sql("UPDATE pve_cluster SET user_id = '' WHERE cluster_name = 'other'").await;
+        mirror.until_reason(&other, "InvalidConfiguration").await;
+        mirror.stop().await;
+        mirror.sql("UPDATE pve_cluster SET is_enabled = 0 WHERE cluster_name = 'one'").await;
+        mirror.start().await;
+        mirror.until_reason(&one, "Disabled").await;
+        mirror.until_reason(&other, "InvalidConfiguration").await;
+
+        mirror.sql("UPDATE pve_cluster SET is_enabled = 0 WHERE cluster_name = 'other'").await;
+        mirror.until_reason(&other, "Disabled").await;
+
+        eventually("nothing is counted as failed", SOON, || async {
+            let count = |state| mirror.metric("pve_operator_clusters", &[state]);
+            let counts = ["running", "failed", "disabled"].map(count);
+            if counts == [0, 0, 2] { Ok(()) } else { Err(counts) }
+        })
+        .await;
+    })
+    .await;
+}
+
 /// A16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a16_a_deleted_cluster_leaves_no_row() {
