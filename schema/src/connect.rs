@@ -131,5 +131,9 @@ fn unavailable(error: &PoolError, url: &DatabaseUrl) -> DbError {
     if crate::error::is_read_only(&cause) {
         return DbError::ReadOnly { source: cause.into() };
     }
+    let cause = match url.obstacle() {
+        Some(obstacle) => format!("{cause}; {obstacle}"),
+        None => cause,
+    };
     DbError::Unavailable { target: url.to_string(), source: url.redact(&cause).into() }
 }

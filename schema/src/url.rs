@@ -1,6 +1,6 @@
 //! `DATABASE_URL`: which database, where, and what may be printed of it.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use crate::DbError;
 
@@ -112,6 +112,20 @@ impl DatabaseUrl {
         }
         url.set_query(None);
         Ok(Self { backend, url: driver, shown: url.to_string(), passwords })
+    }
+
+    /// What keeps an SQLite file from being opened, in words that say what to do.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        if self.backend != Backend::Sqlite {
+            return None;
+        }
+        let file = Path::new(self.shown.strip_prefix("sqlite://")?);
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Some(format!("there is no folder {}: create it", folder.display()));
+        }
+        file.is_dir().then(|| format!("{} is a folder: name a file in it", file.display()))
     }
 
     /// `text` with every password of this URL replaced.

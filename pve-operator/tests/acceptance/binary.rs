@@ -11,7 +11,7 @@ use crate::support::{Mirror, SOON, eventually, simulate};
 pub(crate) const OPERATOR: &str = env!("CARGO_BIN_EXE_pve-operator");
 
 /// Runs the command to its end; its words, if it failed.
-async fn failing(line: &[&str]) -> String {
+pub(crate) async fn failing(line: &[&str]) -> String {
     failing_command(Command::new(OPERATOR).args(line)).await
 }
 

@@ -187,6 +187,18 @@ async fn a_database_file_that_cannot_be_written_is_named_as_the_reason() {
 }
 
 #[tokio::test]
+async fn a_database_file_in_a_folder_that_is_missing_says_to_make_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("not/there");
+    let url = format!("sqlite://{}", missing.join("mirror.db").display());
+
+    let said = crate::binary::failing(&["migrate", "--database-url", &url]).await;
+
+    let advice = format!("there is no folder {}: create it", missing.display());
+    assert!(said.contains(&advice), "{said}");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_named_with_the_flag_that_changes_it() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let database = TestDatabase::sqlite("port").await;
