@@ -77,7 +77,7 @@ impl Desk {
         let permissions = self.reader.permissions().await?;
         match self.reader.cluster_status().await {
             Ok(status) => Ok(Evidence {
-                quorum: if status.quorate() { Quorum::Yes } else { Quorum::No },
+                quorum: Quorum::from(&status),
                 members: status.nodes.into_iter().map(|node| node.name).collect(),
                 permissions,
             }),

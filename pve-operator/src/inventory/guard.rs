@@ -12,6 +12,8 @@
 
 use std::{collections::HashMap, hash::Hash};
 
+use crate::pve::ClusterStatus;
+
 /// Lists in a row that must lack an object before it is believed to be gone.
 const LISTS: u32 = 2;
 /// The same when more than [`mass`] objects vanish at once.
@@ -49,6 +51,12 @@ pub enum Quorum {
     No,
     /// The token lacks Sys.Audit on `/`: PVE does not tell.
     NotShown,
+}
+
+impl From<&ClusterStatus> for Quorum {
+    fn from(status: &ClusterStatus) -> Self {
+        if status.quorate() { Self::Yes } else { Self::No }
+    }
 }
 
 /// What one list, and the questions asked because of it, say about the cluster as a whole.

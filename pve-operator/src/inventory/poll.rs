@@ -1,6 +1,9 @@
 //! One whole answer of a cluster, and its way to the three sources.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::sync::watch;
 
@@ -12,12 +15,20 @@ use crate::pve::Resources;
 pub struct Poll {
     pub resources: Resources,
     pub membership: Arc<Membership>,
+    /// Asked about for every guest and storage, so looked up once.
+    online: HashSet<String>,
 }
 
 impl Poll {
+    pub fn new(resources: Resources, membership: Arc<Membership>) -> Self {
+        let online = resources.nodes().iter().filter(|row| row.status.as_deref() == Some("online"));
+        let online = online.map(|row| row.node.to_string()).collect();
+        Self { resources, membership, online }
+    }
+
     /// Whether the node can speak for its guests: listed, and online.
     pub fn is_online(&self, node: &str) -> bool {
-        self.node_status(node) == Some("online")
+        self.online.contains(node)
     }
 
     /// PVE's word for the node's state; None if the node is not a member.

@@ -108,7 +108,7 @@ impl Poller {
             self.metrics.skipped(resources.skipped());
         }
         let quorum = self.membership.quorum;
-        let poll = Poll { resources, membership: Arc::clone(&self.membership) };
+        let poll = Poll::new(resources, Arc::clone(&self.membership));
         self.publish.send_replace(Some(Arc::new(poll)));
         self.metrics.polled(started.elapsed());
         self.board.note(|facts| {
@@ -167,10 +167,7 @@ fn node_states(resources: &Resources) -> BTreeMap<String, String> {
 
 fn of_status(status: &ClusterStatus) -> Membership {
     let ip = |node: &crate::pve::MemberNode| node.ip.map(|ip| (node.name.clone(), ip.to_string()));
-    Membership {
-        quorum: if status.quorate() { Quorum::Yes } else { Quorum::No },
-        ips: status.nodes.iter().filter_map(ip).collect(),
-    }
+    Membership { quorum: status.into(), ips: status.nodes.iter().filter_map(ip).collect() }
 }
 
 /// What an error means to the person who looks at the cluster's status.

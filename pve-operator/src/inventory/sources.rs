@@ -183,17 +183,10 @@ impl Mirrored for Guest {
         words: &Interner,
         into: &mut Listing<'_, Self>,
     ) {
-        let online: Vec<&str> = poll
-            .resources
-            .nodes()
-            .iter()
-            .filter(|node| node.status.as_deref() == Some("online"))
-            .map(|node| &*node.node)
-            .collect();
         for row in poll.resources.guests() {
             let vmid = row.vmid.get();
             let seen = guest_seen(row);
-            let seen = if online.contains(&&*row.node) { seen } else { seen.on_a_silent_node() };
+            let seen = if poll.is_online(&row.node) { seen } else { seen.on_a_silent_node() };
             let broadcast = broadcast(row);
             let before = match broadcast {
                 Broadcast::Complete => None,
