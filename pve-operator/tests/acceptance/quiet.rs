@@ -124,7 +124,7 @@ async fn a15_two_lists_per_poll_are_enough_for_32_nodes() {
     on_every_database("a15", async |database| {
         let mut mirror = Mirror::stopped(database);
         mirror.option("--details-interval", "1h");
-        let it = mirror.follow("sim", simulate(Config::quick().nodes(32).guests(300))).await;
+        let it = mirror.follow("sim", simulate(Config::quick().nodes(32).guests(2000))).await;
         mirror.start().await;
         mirror.until_equal(&it).await;
 
