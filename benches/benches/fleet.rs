@@ -4,23 +4,15 @@
 //! `FLEET_SECONDS`, `FLEET_QUIET_SECONDS`, `FLEET_CLUSTERS`, `FLEET_NODES`, `FLEET_GUESTS` and
 //! `DATABASE_URL` say how large, how long and where; README.md has the defaults.
 
-use std::{
-    collections::HashMap,
-    env, fs,
-    io::{BufRead, BufReader},
-    net::TcpListener,
-    path::Path,
-    process::{Command, Stdio},
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::HashMap, env, fs, path::Path, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use benches::{
     figures::{Times, figure, milliseconds},
-    http,
-    process::{Process, program},
-    tables::{self, Access},
+    http, number,
+    process::Process,
+    programs::{Simulated, Size, start_operator, start_sims},
+    tables,
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use schema::{ClusterId, Db, Revision, guest::GuestRow};
@@ -28,9 +20,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-
-/// As an operator is started by default.
-const POLL: &str = "5s";
 
 /// Between two changes of some guest in some cluster.
 const CHANGE_EVERY: Duration = Duration::from_millis(200);
@@ -64,21 +53,12 @@ impl Fleet {
     }
 }
 
-fn number<T: FromStr>(name: &str, usual: T) -> anyhow::Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    match env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name}={text}")),
-        Err(_) => Ok(usual),
-    }
-}
-
 fn main() -> anyhow::Result<()> {
     let fleet = Fleet::from_env()?;
     let folder = tempfile::tempdir()?;
     // The folder outlives both processes, which end with this function however it ends.
-    let (sims, clusters) = start_sims(&fleet, folder.path())?;
+    let size = Size { clusters: fleet.clusters, nodes: fleet.nodes, guests: fleet.guests };
+    let (sims, clusters) = start_sims(size, folder.path())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
@@ -87,45 +67,6 @@ fn main() -> anyhow::Result<()> {
             _ = terminated.recv() => bail!("terminated"),
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         }
-    })
-}
-
-/// One simulated cluster.
-struct Simulated {
-    access: Access,
-    /// Host and port of its control port.
-    control: String,
-}
-
-fn start_sims(fleet: &Fleet, folder: &Path) -> anyhow::Result<(Process, Vec<Simulated>)> {
-    let mut command = Command::new(program("pve-sim")?);
-    command.args(["--clusters", &fleet.clusters.to_string()]);
-    command.args(["--nodes", &fleet.nodes.to_string()]);
-    command.args(["--guests", &fleet.guests.to_string()]);
-    command.stdout(Stdio::piped());
-    let mut process = Process::start("pve-sim", &mut command, &folder.join("sim.log"))?;
-    let output = BufReader::new(process.stdout().context("stdout is piped")?);
-    let clusters = output.lines().take(fleet.clusters).map(|line| announced(&line?));
-    let clusters = clusters.collect::<anyhow::Result<Vec<_>>>()?;
-    if clusters.len() < fleet.clusters {
-        bail!("the simulator stopped: {}", fs::read_to_string(folder.join("sim.log"))?);
-    }
-    Ok((process, clusters))
-}
-
-fn announced(line: &str) -> anyhow::Result<Simulated> {
-    let json: serde_json::Value = serde_json::from_str(line)?;
-    let text = |key: &str| -> anyhow::Result<String> {
-        Ok(json[key].as_str().with_context(|| format!("{key} in {line}"))?.to_owned())
-    };
-    Ok(Simulated {
-        access: Access {
-            url: text("url")?,
-            user_id: text("user_id")?,
-            user_token: text("user_token")?,
-            fingerprint: text("fingerprint")?,
-        },
-        control: text("control_url")?.trim_start_matches("http://").to_owned(),
     })
 }
 
@@ -156,17 +97,6 @@ async fn measure(
         eprintln!("last words of the operator:\n{}", &log[log.len().saturating_sub(2000)..]);
     }
     outcome
-}
-
-fn start_operator(url: &str, log: &Path) -> anyhow::Result<(Process, String)> {
-    // Free when it was asked for; nobody else is likely to take it within milliseconds.
-    let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let mut command = Command::new(program("pve-operator")?);
-    command.args(["run", "--listen", &admin, "--poll-interval", POLL]);
-    // Not as an argument: it may hold a password.
-    command.env("DATABASE_URL", url).env("RUST_LOG", "warn");
-    command.stdout(Stdio::null());
-    Ok((Process::start("pve-operator", &mut command, log)?, admin))
 }
 
 /// All that runs.

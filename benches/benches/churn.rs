@@ -1,0 +1,241 @@
+//! A08: one large cluster in which every guest changes between any two polls. How long a change
+//! takes into the tables, how much waits on the way, and whether memory grows.
+//!
+//! `CHURN_SECONDS`, `CHURN_NODES`, `CHURN_GUESTS` and `DATABASE_URL` say how long, how large and
+//! where; README.md has the defaults. Ends with an error where A08 does not hold.
+
+use std::{collections::HashMap, env, fs, path::Path, time::Duration};
+
+use anyhow::{Context, bail, ensure};
+use benches::{
+    figures::{Times, figure, milliseconds},
+    http, number,
+    process::Process,
+    programs::{Simulated, Size, start_operator, start_sims},
+    tables,
+};
+use schema::{Db, Revision, guest::GuestRow};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+
+/// The operator's poll interval.
+const POLL: Duration = Duration::from_secs(5);
+
+/// Between two looks at the tables; a latency is at most so much too long.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Rounds before memory is read for the first time: every buffer has had its largest poll.
+const WARM_UP: usize = 6;
+
+const PATIENCE: Duration = Duration::from_mins(5);
+
+fn main() -> anyhow::Result<()> {
+    let time = Duration::from_secs(number("CHURN_SECONDS", 60)?);
+    let size = Size {
+        clusters: 1,
+        nodes: number("CHURN_NODES", 32)?,
+        guests: number("CHURN_GUESTS", 2000)?,
+    };
+    let folder = tempfile::tempdir()?;
+    // The folder outlives both processes, which end with this function however it ends.
+    let (sims, mut clusters) = start_sims(size, folder.path())?;
+    let cluster = clusters.pop().context("there is one cluster")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        tokio::select! {
+            outcome = measure(size, time, sims, &cluster, folder.path()) => outcome,
+            _ = terminated.recv() => bail!("terminated"),
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })
+}
+
+async fn measure(
+    size: Size,
+    time: Duration,
+    _sims: Process,
+    cluster: &Simulated,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let url = env::var("DATABASE_URL")
+        .unwrap_or_else(|_| format!("sqlite://{}", folder.join("churn.db").display()));
+    let db = Db::open(&url)?;
+    db.migrate().await?;
+    let ids = tables::insert(&db, std::slice::from_ref(&cluster.access)).await?;
+    figure("churn/database", db.url());
+    figure("churn/size", format_args!("{} nodes, {} guests", size.nodes, size.guests));
+    let log = folder.join("operator.log");
+    let (mut operator, admin) = start_operator(&url, &log)?;
+    let wait =
+        tables::wait_for_guests(&db, &ids, size.guests, PATIENCE, |row| row.details_at.is_some());
+    let guests = wait.await?;
+
+    let mut churn = Churn::new(&guests, tables::revisions(&db).await?[1]);
+    let outcome = churn.run(&db, &operator, &cluster.control, &admin, time).await;
+    if outcome.is_err() {
+        let log = fs::read_to_string(&log)?;
+        eprintln!("last words of the operator:\n{}", &log[log.len().saturating_sub(2000)..]);
+    }
+    outcome?;
+    operator.check()?;
+    churn.report(size)
+}
+
+/// One change of one guest that its row does not show yet.
+struct Awaited {
+    round: usize,
+    since: Instant,
+}
+
+/// All changes so far.
+struct Churn {
+    vmids: Vec<i64>,
+    awaited: HashMap<i64, Vec<Awaited>>,
+    seen: Revision,
+    round: usize,
+    latencies: Times,
+    pending: f64,
+    queued: f64,
+    /// Resident memory in MiB after the warm-up and after each later round.
+    memory: Vec<f64>,
+}
+
+impl Churn {
+    fn new(guests: &[GuestRow], seen: Revision) -> Self {
+        Self {
+            vmids: guests.iter().map(|row| row.synced.vmid).collect(),
+            awaited: HashMap::new(),
+            seen,
+            round: 0,
+            latencies: Times::default(),
+            pending: 0.0,
+            queued: 0.0,
+            memory: Vec::new(),
+        }
+    }
+
+    async fn run(
+        &mut self,
+        db: &Db,
+        operator: &Process,
+        control: &str,
+        admin: &str,
+        time: Duration,
+    ) -> anyhow::Result<()> {
+        let end = Instant::now() + time;
+        let (mut change, mut look) = (interval(POLL), interval(LOOK_EVERY));
+        change.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while Instant::now() < end {
+            tokio::select! {
+                _ = change.tick() => {
+                    self.look_at_queues(admin).await?;
+                    if self.round >= WARM_UP {
+                        self.memory.push(operator.memory_mib("VmRSS")?);
+                    }
+                    self.change_all(control).await?;
+                }
+                _ = look.tick() => self.look(db).await?,
+            }
+        }
+        let patience = Instant::now() + 4 * POLL;
+        while !self.awaited.is_empty() && Instant::now() < patience {
+            sleep(LOOK_EVERY).await;
+            self.look(db).await?;
+        }
+        Ok(())
+    }
+
+    async fn change_all(&mut self, control: &str) -> anyhow::Result<()> {
+        self.round += 1;
+        let (round, since) = (self.round, Instant::now());
+        let rename = |vmid: &i64| {
+            let name = format!("guest-{vmid}-{round}");
+            serde_json::json!({"do": "rename", "vmid": vmid, "name": name})
+        };
+        let commands: Vec<_> = self.vmids.iter().map(rename).collect();
+        http::post(control, "/", &serde_json::to_string(&commands)?).await?;
+        for vmid in &self.vmids {
+            self.awaited.entry(*vmid).or_default().push(Awaited { round, since });
+        }
+        Ok(())
+    }
+
+    /// A row that shows a round shows all before it.
+    async fn look(&mut self, db: &Db) -> anyhow::Result<()> {
+        loop {
+            let seen = self.seen;
+            let read = db.read(async |conn| schema::guest::changes_since(conn, seen, 1000).await);
+            let changes = read.await?;
+            let now = Instant::now();
+            self.seen = changes.revision;
+            if changes.rows.is_empty() {
+                return Ok(());
+            }
+            for row in changes.rows {
+                let vmid = row.synced.vmid;
+                let Some(round) = row.synced.vm_name.as_deref().and_then(round_of) else {
+                    continue;
+                };
+                let Some(awaited) = self.awaited.get_mut(&vmid) else { continue };
+                for shown in awaited.extract_if(.., |it| it.round <= round) {
+                    self.latencies.push(now - shown.since);
+                }
+                if awaited.is_empty() {
+                    self.awaited.remove(&vmid);
+                }
+            }
+        }
+    }
+
+    async fn look_at_queues(&mut self, admin: &str) -> anyhow::Result<()> {
+        let metrics = http::get(admin, "/metrics").await?;
+        self.pending = self.pending.max(http::sum_of(&metrics, "pve_operator_writer_pending"));
+        self.queued = self.queued.max(http::sum_of(&metrics, "workqueue_depth"));
+        Ok(())
+    }
+
+    fn report(&self, size: Size) -> anyhow::Result<()> {
+        let never: usize = self.awaited.values().map(Vec::len).sum();
+        let p99 = self.latencies.percentile(99);
+        let ms = |time| format!("{:.0}", milliseconds(time));
+        let quarter = self.memory.len() / 4;
+        let start = median(&self.memory[..quarter.max(1).min(self.memory.len())]);
+        let end = median(&self.memory[self.memory.len() - quarter.max(1).min(self.memory.len())..]);
+        figure("churn/rounds", self.round);
+        figure("churn/changes", self.latencies.len() + never);
+        figure("churn/changes_that_never_came", never);
+        figure("churn/change_to_row_p50_ms", ms(self.latencies.median()));
+        figure("churn/change_to_row_p99_ms", ms(p99));
+        figure("churn/change_to_row_max_ms", ms(self.latencies.max()));
+        figure("churn/writer_pending_max", self.pending);
+        figure("churn/workqueue_depth_max", self.queued);
+        figure("churn/rss_first_quarter_mib", format_args!("{start:.1}"));
+        figure("churn/rss_last_quarter_mib", format_args!("{end:.1}"));
+
+        ensure!(never == 0, "{never} changes never came");
+        ensure!(p99 <= 2 * POLL, "p99 is more than two polls");
+        let objects = size.guests + 4 * size.nodes;
+        ensure!(self.pending <= objects_as_f64(objects), "more waits than there is");
+        ensure!(end <= start * 1.1 + 4.0, "memory grows: {start:.1} to {end:.1} MiB");
+        Ok(())
+    }
+}
+
+fn round_of(name: &str) -> Option<usize> {
+    name.rsplit_once('-')?.1.parse().ok()
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "there are not that many guests")]
+fn objects_as_f64(objects: usize) -> f64 {
+    objects as f64
+}
