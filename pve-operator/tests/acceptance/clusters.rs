@@ -59,12 +59,14 @@ async fn a16_a_disabled_cluster_is_not_asked_and_keeps_its_rows() {
     .await;
 }
 
-/// A cluster that is disabled while nobody looks, and one whose row was wrong before.
+/// A cluster that is disabled while nobody looks, and one whose token nobody could open before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disabled_cluster_says_so_whatever_it_was_before() {
     on_every_database("disabled_before", async |database| {
         let (mut mirror, one, other) = two(database).await;
-        mirror.sql("UPDATE pve_cluster SET user_id = '' WHERE cluster_name = 'other'").await;
+        let sealed =
+            "UPDATE pve_cluster SET user_token = 'v1:lost:AAAA' WHERE cluster_name = 'other'";
+        mirror.sql(sealed).await;
         mirror.until_reason(&other, "InvalidConfiguration").await;
         mirror.stop().await;
         mirror.sql("UPDATE pve_cluster SET is_enabled = 0 WHERE cluster_name = 'one'").await;
