@@ -1,8 +1,9 @@
 //! A08: one large cluster in which every guest changes between any two polls. How long a change
 //! takes into the tables, how much waits on the way, and whether memory grows.
 //!
-//! `CHURN_SECONDS`, `CHURN_NODES`, `CHURN_GUESTS` and `DATABASE_URL` say how long, how large and
-//! where; README.md has the defaults. Ends with an error where A08 does not hold.
+//! `CHURN_SECONDS`, `CHURN_POLL_SECONDS`, `CHURN_NODES`, `CHURN_GUESTS` and `DATABASE_URL` say how
+//! long, how often, how large and where; README.md has the defaults. Ends with an error where A08
+//! does not hold.
 
 use std::{collections::HashMap, env, fs, path::Path, time::Duration};
 
@@ -11,7 +12,7 @@ use benches::{
     figures::{Times, figure, milliseconds},
     http, number,
     process::Process,
-    programs::{Simulated, Size, start_operator, start_sims},
+    programs::{POLL, Simulated, Size, start_operator, start_sims},
     tables,
 };
 use schema::{Db, Revision, guest::GuestRow};
@@ -20,11 +21,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-/// The operator's poll interval.
-const POLL: Duration = Duration::from_secs(5);
-
 /// Between two looks at the tables; a latency is at most so much too long.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Between two looks at what waits. The operator's writer needs longer than this for a round.
+const QUEUES_EVERY: Duration = Duration::from_millis(100);
 
 /// Rounds before memory is read for the first time: every buffer has had its largest poll.
 const WARM_UP: usize = 6;
@@ -33,6 +34,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 
 fn main() -> anyhow::Result<()> {
     let time = Duration::from_secs(number("CHURN_SECONDS", 60)?);
+    let poll = Duration::from_secs(number("CHURN_POLL_SECONDS", POLL.as_secs())?);
     let size = Size {
         clusters: 1,
         nodes: number("CHURN_NODES", 32)?,
@@ -46,7 +48,7 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
-            outcome = measure(size, time, sims, &cluster, folder.path()) => outcome,
+            outcome = measure(size, (time, poll), sims, &cluster, folder.path()) => outcome,
             _ = terminated.recv() => bail!("terminated"),
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         }
@@ -55,7 +57,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn measure(
     size: Size,
-    time: Duration,
+    (time, poll): (Duration, Duration),
     _sims: Process,
     cluster: &Simulated,
     folder: &Path,
@@ -68,12 +70,12 @@ async fn measure(
     figure("churn/database", db.url());
     figure("churn/size", format_args!("{} nodes, {} guests", size.nodes, size.guests));
     let log = folder.join("operator.log");
-    let (mut operator, admin) = start_operator(&url, &log)?;
+    let (mut operator, admin) = start_operator(&url, poll, &log)?;
     let wait =
         tables::wait_for_guests(&db, &ids, size.guests, PATIENCE, |row| row.details_at.is_some());
     let guests = wait.await?;
 
-    let mut churn = Churn::new(&guests, tables::revisions(&db).await?[1]);
+    let mut churn = Churn::new(&guests, poll, tables::revisions(&db).await?[1]);
     let outcome = churn.run(&db, &operator, &cluster.control, &admin, time).await;
     if outcome.is_err() {
         let log = fs::read_to_string(&log)?;
@@ -92,6 +94,7 @@ struct Awaited {
 
 /// All changes so far.
 struct Churn {
+    poll: Duration,
     vmids: Vec<i64>,
     awaited: HashMap<i64, Vec<Awaited>>,
     seen: Revision,
@@ -104,8 +107,9 @@ struct Churn {
 }
 
 impl Churn {
-    fn new(guests: &[GuestRow], seen: Revision) -> Self {
+    fn new(guests: &[GuestRow], poll: Duration, seen: Revision) -> Self {
         Self {
+            poll,
             vmids: guests.iter().map(|row| row.synced.vmid).collect(),
             awaited: HashMap::new(),
             seen,
@@ -126,22 +130,24 @@ impl Churn {
         time: Duration,
     ) -> anyhow::Result<()> {
         let end = Instant::now() + time;
-        let (mut change, mut look) = (interval(POLL), interval(LOOK_EVERY));
+        let (mut change, mut look) = (interval(self.poll), interval(LOOK_EVERY));
+        let mut queues = interval(QUEUES_EVERY);
+        queues.set_missed_tick_behavior(MissedTickBehavior::Delay);
         change.set_missed_tick_behavior(MissedTickBehavior::Delay);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while Instant::now() < end {
             tokio::select! {
                 _ = change.tick() => {
-                    self.look_at_queues(admin).await?;
                     if self.round >= WARM_UP {
                         self.memory.push(operator.memory_mib("VmRSS")?);
                     }
                     self.change_all(control).await?;
                 }
                 _ = look.tick() => self.look(db).await?,
+                _ = queues.tick() => self.look_at_queues(admin).await?,
             }
         }
-        let patience = Instant::now() + 4 * POLL;
+        let patience = Instant::now() + 4 * self.poll;
         while !self.awaited.is_empty() && Instant::now() < patience {
             sleep(LOOK_EVERY).await;
             self.look(db).await?;
@@ -213,11 +219,14 @@ impl Churn {
         figure("churn/change_to_row_max_ms", ms(self.latencies.max()));
         figure("churn/writer_pending_max", self.pending);
         figure("churn/workqueue_depth_max", self.queued);
+        let course = self.memory.iter().step_by(self.memory.len().div_ceil(12).max(1));
+        let course: Vec<_> = course.map(|mib| format!("{mib:.1}")).collect();
+        figure("churn/rss_course_mib", course.join(" "));
         figure("churn/rss_first_quarter_mib", format_args!("{start:.1}"));
         figure("churn/rss_last_quarter_mib", format_args!("{end:.1}"));
 
         ensure!(never == 0, "{never} changes never came");
-        ensure!(p99 <= 2 * POLL, "p99 is more than two polls");
+        ensure!(p99 <= 2 * self.poll, "p99 is more than two polls");
         let objects = size.guests + 4 * size.nodes;
         ensure!(self.pending <= objects_as_f64(objects), "more waits than there is");
         ensure!(end <= start * 1.1 + 4.0, "memory grows: {start:.1} to {end:.1} MiB");

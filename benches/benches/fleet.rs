@@ -11,7 +11,7 @@ use benches::{
     figures::{Times, figure, milliseconds},
     http, number,
     process::Process,
-    programs::{Simulated, Size, start_operator, start_sims},
+    programs::{POLL, Simulated, Size, start_operator, start_sims},
     tables,
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -89,7 +89,7 @@ async fn measure(
     );
 
     let log = folder.join("operator.log");
-    let (operator, admin) = start_operator(&url, &log)?;
+    let (operator, admin) = start_operator(&url, POLL, &log)?;
     let mut run = Run { db, operator, sims, admin };
     let outcome = run.all(fleet, clusters, &ids).await;
     if outcome.is_err() {

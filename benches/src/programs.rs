@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -15,8 +16,8 @@ use crate::{
     tables::Access,
 };
 
-/// As an operator is started by default.
-const POLL: &str = "5s";
+/// The operator's poll interval, as it is by default.
+pub const POLL: Duration = Duration::from_secs(5);
 
 /// How many simulated clusters, and what each one has.
 #[derive(Clone, Copy, Debug)]
@@ -72,11 +73,12 @@ fn announced(line: &str) -> anyhow::Result<Simulated> {
 }
 
 /// Starts it with a new admin port, whose host and port are returned too.
-pub fn start_operator(url: &str, log: &Path) -> anyhow::Result<(Process, String)> {
+pub fn start_operator(url: &str, poll: Duration, log: &Path) -> anyhow::Result<(Process, String)> {
     // Free when it was asked for; nobody else is likely to take it within milliseconds.
     let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let mut command = Command::new(program("pve-operator")?);
-    command.args(["run", "--listen", &admin, "--poll-interval", POLL]);
+    let poll = format!("{}ms", poll.as_millis());
+    command.args(["run", "--listen", &admin, "--poll-interval", &poll]);
     // Not as an argument: it may hold a password.
     command.env("DATABASE_URL", url).env("RUST_LOG", "warn");
     command.stdout(Stdio::null());
