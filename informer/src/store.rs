@@ -4,6 +4,9 @@
 //! [`Arc`] and never while code of yours runs. A shard keeps its objects in numbered slots;
 //! tables and indexes hold slot numbers of four bytes, so that a key is stored once.
 
+mod shard;
+mod writer;
+
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
@@ -11,15 +14,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hashbrown::{HashSet, HashTable};
+use hashbrown::HashSet;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::delta_fifo::{Certainty, Change};
-use crate::index::{Index, IndexFn, NewShardIndex, Postings, ShardIndex};
+use crate::index::{Index, IndexFn, NewShardIndex, Postings};
 use crate::list_watcher::Cursor;
-use crate::object::{Object, Scope, table_hash};
+use crate::object::{Object, table_hash};
+use shard::{Shard, slot_number};
+pub(crate) use writer::Stamped;
+pub use writer::StoreWriter;
 
 /// How many shards a store has unless told otherwise.
 pub(crate) const SHARDS: usize = 16;
@@ -54,11 +59,6 @@ pub struct Store<T: Object> {
     inner: Arc<Inner<T>>,
 }
 
-/// The writing half of a store. There is one, and it cannot be cloned.
-pub struct StoreWriter<T: Object> {
-    inner: Arc<Inner<T>>,
-}
-
 struct Inner<T: Object> {
     id: u64,
     shards: Box<[RwLock<Shard<T>>]>,
@@ -74,29 +74,6 @@ struct Inner<T: Object> {
 struct Freshness {
     as_of: Option<Instant>,
     cursor: Option<Cursor>,
-}
-
-struct Shard<T: Object> {
-    table: HashTable<u32>,
-    slots: Vec<Option<Entry<T>>>,
-    free: Vec<u32>,
-    indexes: Vec<Box<dyn ShardIndex<T>>>,
-}
-
-struct Entry<T: Object> {
-    object: Arc<T>,
-    version: u64,
-    key: T::Key,
-    /// The last list that had it.
-    mark: u32,
-}
-
-/// A change with its place in the history of the store.
-pub(crate) struct Stamped<T: Object> {
-    pub(crate) change: Change<T>,
-    pub(crate) hash: u64,
-    pub(crate) shard: usize,
-    pub(crate) generation: u64,
 }
 
 impl<T: Object> Store<T> {
@@ -305,116 +282,6 @@ impl<T: Object> Store<T> {
     }
 }
 
-impl<T: Object> StoreWriter<T> {
-    /// A reading half.
-    pub fn reader(&self) -> Store<T> {
-        Store { inner: self.inner.clone() }
-    }
-
-    /// Puts an object in. `None` if one with the same version was there: then the old `Arc`
-    /// stays and the new object is dropped.
-    pub fn upsert(&mut self, object: T) -> Option<Change<T>> {
-        self.put(object, None).map(|stamped| stamped.change)
-    }
-
-    /// Takes an object out. `None` if there was none.
-    pub fn remove(&mut self, key: &T::Key, certainty: Certainty) -> Option<Change<T>> {
-        self.delete(key, certainty).map(|stamped| stamped.change)
-    }
-
-    /// Whether the object is there in this version; if so, it is marked as seen by `list`.
-    pub(crate) fn keep(&mut self, key: &T::Key, version: u64, list: u32) -> bool {
-        let hash = table_hash(key);
-        let mut shard = self.inner.shard(hash).write();
-        let Some(slot) = shard.find(hash, key) else { return false };
-        match &mut shard.slots[slot as usize] {
-            Some(entry) if entry.version == version => {
-                entry.mark = list;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Like [`upsert`](Self::upsert); `list` marks it as seen by that list.
-    pub(crate) fn put(&mut self, object: T, list: Option<u32>) -> Option<Stamped<T>> {
-        let (key, version) = (object.key(), object.version());
-        let hash = table_hash(&key);
-        let number = self.inner.shard_number(hash);
-        let mut guard = self.inner.shards[number].write();
-        let shard = &mut *guard;
-        let change = if let Some(slot) = shard.find(hash, &key) {
-            let entry = shard.slots[slot as usize].as_mut()?;
-            if let Some(list) = list {
-                entry.mark = list;
-            }
-            if entry.version == version {
-                drop(guard); // so that the object is not dropped under the lock
-                return None;
-            }
-            let new = Arc::new(object);
-            let old = std::mem::replace(&mut entry.object, new.clone());
-            entry.version = version;
-            for index in &mut shard.indexes {
-                index.replace(slot, &old, &new);
-            }
-            Change::modified(old, new)
-        } else {
-            let object = Arc::new(object);
-            let entry = Entry { object: object.clone(), version, key, mark: list.unwrap_or(0) };
-            let slot = shard.insert(hash, entry);
-            for index in &mut shard.indexes {
-                index.insert(slot, &object);
-            }
-            Change::Added(object)
-        };
-        let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
-        Some(Stamped { change, hash, shard: number, generation })
-    }
-
-    pub(crate) fn delete(&mut self, key: &T::Key, certainty: Certainty) -> Option<Stamped<T>> {
-        let hash = table_hash(key);
-        let number = self.inner.shard_number(hash);
-        let mut shard = self.inner.shards[number].write();
-        let (slot, entry) = shard.remove(hash, key)?;
-        for index in &mut shard.indexes {
-            index.remove(slot, &entry.object);
-        }
-        let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
-        let change = Change::Deleted { last: entry.object, certainty };
-        Some(Stamped { change, hash, shard: number, generation })
-    }
-
-    /// What list number `list` did not have, of the scopes that answered whole (`None`: all).
-    pub(crate) fn missing(&self, list: u32, scopes: Option<&HashSet<Scope>>) -> Vec<Arc<T>> {
-        let mut missing = Vec::new();
-        for shard in &self.inner.shards {
-            let shard = shard.read();
-            missing.extend(
-                shard
-                    .slots
-                    .iter()
-                    .flatten()
-                    .filter(|entry| entry.mark != list)
-                    .filter(|entry| scopes.is_none_or(|s| s.contains(&entry.object.scope())))
-                    .map(|entry| entry.object.clone()),
-            );
-        }
-        missing
-    }
-
-    /// Notes that the source confirmed the contents as of `as_of`.
-    pub(crate) fn confirm(&mut self, as_of: Instant, cursor: Option<Cursor>) {
-        let mut freshness = self.inner.freshness.lock();
-        freshness.as_of = Some(as_of);
-        if cursor.is_some() {
-            freshness.cursor = cursor;
-        }
-        drop(freshness);
-        self.inner.changed.notify_waiters();
-    }
-}
-
 impl<T: Object> Inner<T> {
     fn shard_number(&self, hash: u64) -> usize {
         // The table uses the low bits for the bucket and the top seven for the tag.
@@ -454,67 +321,6 @@ impl<T: Object> Inner<T> {
     }
 }
 
-impl<T: Object> Shard<T> {
-    fn new() -> Self {
-        Self { table: HashTable::new(), slots: Vec::new(), free: Vec::new(), indexes: Vec::new() }
-    }
-
-    fn entry(&self, slot: u32) -> Option<&Entry<T>> {
-        self.slots.get(slot as usize)?.as_ref()
-    }
-
-    fn objects(&self) -> impl Iterator<Item = &Arc<T>> {
-        self.slots.iter().flatten().map(|entry| &entry.object)
-    }
-
-    fn find<Q: Hash + Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<u32>
-    where
-        T::Key: Borrow<Q>,
-    {
-        let is_it = |slot: &u32| self.entry(*slot).is_some_and(|entry| entry.key.borrow() == key);
-        self.table.find(hash, is_it).copied()
-    }
-
-    fn insert(&mut self, hash: u64, entry: Entry<T>) -> u32 {
-        let slot = if let Some(slot) = self.free.pop() {
-            self.slots[slot as usize] = Some(entry);
-            slot
-        } else {
-            if self.slots.len() == self.slots.capacity() {
-                // By a quarter: what doubling leaves unused counts for more than the copying.
-                self.slots.reserve_exact((self.slots.len() / 4).max(4));
-            }
-            self.slots.push(Some(entry));
-            slot_number(self.slots.len() - 1)
-        };
-        let slots = &self.slots;
-        self.table.insert_unique(hash, slot, |slot| {
-            slots[*slot as usize].as_ref().map_or(0, |entry| table_hash(&entry.key))
-        });
-        slot
-    }
-
-    fn remove(&mut self, hash: u64, key: &T::Key) -> Option<(u32, Entry<T>)> {
-        let slots = &self.slots;
-        let is_it =
-            |slot: &u32| slots[*slot as usize].as_ref().is_some_and(|entry| entry.key == *key);
-        let (slot, _) = self.table.find_entry(hash, is_it).ok()?.remove();
-        let entry = self.slots[slot as usize].take()?;
-        self.free.push(slot);
-        if self.table.is_empty() {
-            // A collection that emptied gives its memory back; slots may be renumbered now.
-            self.slots = Vec::new();
-            self.free = Vec::new();
-            self.table = HashTable::new();
-        }
-        Some((slot, entry))
-    }
-}
-
-fn slot_number(slot: usize) -> u32 {
-    u32::try_from(slot).expect("a shard holds fewer than 2^32 objects")
-}
-
 impl<T: Object> Clone for Store<T> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone() }
@@ -527,11 +333,5 @@ impl<T: Object> fmt::Debug for Store<T> {
             .field("len", &self.len())
             .field("generation", &self.generation())
             .finish_non_exhaustive()
-    }
-}
-
-impl<T: Object> fmt::Debug for StoreWriter<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("StoreWriter").field(&self.reader()).finish()
     }
 }

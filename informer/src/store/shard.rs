@@ -1,0 +1,86 @@
+//! One shard of a store: objects in numbered slots, and the table that finds them.
+
+use std::borrow::Borrow;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use crate::index::ShardIndex;
+use crate::object::{Object, table_hash};
+
+pub(super) struct Shard<T: Object> {
+    pub(super) table: HashTable<u32>,
+    pub(super) slots: Vec<Option<Entry<T>>>,
+    pub(super) free: Vec<u32>,
+    pub(super) indexes: Vec<Box<dyn ShardIndex<T>>>,
+}
+
+pub(super) struct Entry<T: Object> {
+    pub(super) object: Arc<T>,
+    pub(super) version: u64,
+    pub(super) key: T::Key,
+    /// The last list that had it.
+    pub(super) mark: u32,
+}
+
+impl<T: Object> Shard<T> {
+    pub(super) fn new() -> Self {
+        Self { table: HashTable::new(), slots: Vec::new(), free: Vec::new(), indexes: Vec::new() }
+    }
+
+    pub(super) fn entry(&self, slot: u32) -> Option<&Entry<T>> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.slots.iter().flatten().map(|entry| &entry.object)
+    }
+
+    pub(super) fn find<Q: Hash + Eq + ?Sized>(&self, hash: u64, key: &Q) -> Option<u32>
+    where
+        T::Key: Borrow<Q>,
+    {
+        let is_it = |slot: &u32| self.entry(*slot).is_some_and(|entry| entry.key.borrow() == key);
+        self.table.find(hash, is_it).copied()
+    }
+
+    pub(super) fn insert(&mut self, hash: u64, entry: Entry<T>) -> u32 {
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize] = Some(entry);
+            slot
+        } else {
+            if self.slots.len() == self.slots.capacity() {
+                // By a quarter: what doubling leaves unused counts for more than the copying.
+                self.slots.reserve_exact((self.slots.len() / 4).max(4));
+            }
+            self.slots.push(Some(entry));
+            slot_number(self.slots.len() - 1)
+        };
+        let slots = &self.slots;
+        self.table.insert_unique(hash, slot, |slot| {
+            slots[*slot as usize].as_ref().map_or(0, |entry| table_hash(&entry.key))
+        });
+        slot
+    }
+
+    pub(super) fn remove(&mut self, hash: u64, key: &T::Key) -> Option<(u32, Entry<T>)> {
+        let slots = &self.slots;
+        let is_it =
+            |slot: &u32| slots[*slot as usize].as_ref().is_some_and(|entry| entry.key == *key);
+        let (slot, _) = self.table.find_entry(hash, is_it).ok()?.remove();
+        let entry = self.slots[slot as usize].take()?;
+        self.free.push(slot);
+        if self.table.is_empty() {
+            // A collection that emptied gives its memory back; slots may be renumbered now.
+            self.slots = Vec::new();
+            self.free = Vec::new();
+            self.table = HashTable::new();
+        }
+        Some((slot, entry))
+    }
+}
+
+pub(super) fn slot_number(slot: usize) -> u32 {
+    u32::try_from(slot).expect("a shard holds fewer than 2^32 objects")
+}

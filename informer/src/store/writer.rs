@@ -1,0 +1,143 @@
+//! The writing half of a store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashSet;
+use tokio::time::Instant;
+
+use super::shard::Entry;
+use super::{Inner, Store};
+use crate::delta_fifo::{Certainty, Change};
+use crate::list_watcher::Cursor;
+use crate::object::{Object, Scope, table_hash};
+
+/// The writing half of a store. There is one, and it cannot be cloned.
+pub struct StoreWriter<T: Object> {
+    pub(super) inner: Arc<Inner<T>>,
+}
+
+/// A change with its place in the history of the store.
+pub(crate) struct Stamped<T: Object> {
+    pub(crate) change: Change<T>,
+    pub(crate) hash: u64,
+    pub(crate) shard: usize,
+    pub(crate) generation: u64,
+}
+
+impl<T: Object> StoreWriter<T> {
+    /// A reading half.
+    pub fn reader(&self) -> Store<T> {
+        Store { inner: self.inner.clone() }
+    }
+
+    /// Puts an object in. `None` if one with the same version was there: then the old `Arc`
+    /// stays and the new object is dropped.
+    pub fn upsert(&mut self, object: T) -> Option<Change<T>> {
+        self.put(object, None).map(|stamped| stamped.change)
+    }
+
+    /// Takes an object out. `None` if there was none.
+    pub fn remove(&mut self, key: &T::Key, certainty: Certainty) -> Option<Change<T>> {
+        self.delete(key, certainty).map(|stamped| stamped.change)
+    }
+
+    /// Whether the object is there in this version; if so, it is marked as seen by `list`.
+    pub(crate) fn keep(&mut self, key: &T::Key, version: u64, list: u32) -> bool {
+        let hash = table_hash(key);
+        let mut shard = self.inner.shard(hash).write();
+        let Some(slot) = shard.find(hash, key) else { return false };
+        match &mut shard.slots[slot as usize] {
+            Some(entry) if entry.version == version => {
+                entry.mark = list;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Like [`upsert`](Self::upsert); `list` marks it as seen by that list.
+    pub(crate) fn put(&mut self, object: T, list: Option<u32>) -> Option<Stamped<T>> {
+        let (key, version) = (object.key(), object.version());
+        let hash = table_hash(&key);
+        let number = self.inner.shard_number(hash);
+        let mut guard = self.inner.shards[number].write();
+        let shard = &mut *guard;
+        let change = if let Some(slot) = shard.find(hash, &key) {
+            let entry = shard.slots[slot as usize].as_mut()?;
+            if let Some(list) = list {
+                entry.mark = list;
+            }
+            if entry.version == version {
+                drop(guard); // so that the object is not dropped under the lock
+                return None;
+            }
+            let new = Arc::new(object);
+            let old = std::mem::replace(&mut entry.object, new.clone());
+            entry.version = version;
+            for index in &mut shard.indexes {
+                index.replace(slot, &old, &new);
+            }
+            Change::modified(old, new)
+        } else {
+            let object = Arc::new(object);
+            let entry = Entry { object: object.clone(), version, key, mark: list.unwrap_or(0) };
+            let slot = shard.insert(hash, entry);
+            for index in &mut shard.indexes {
+                index.insert(slot, &object);
+            }
+            Change::Added(object)
+        };
+        let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        Some(Stamped { change, hash, shard: number, generation })
+    }
+
+    pub(crate) fn delete(&mut self, key: &T::Key, certainty: Certainty) -> Option<Stamped<T>> {
+        let hash = table_hash(key);
+        let number = self.inner.shard_number(hash);
+        let mut shard = self.inner.shards[number].write();
+        let (slot, entry) = shard.remove(hash, key)?;
+        for index in &mut shard.indexes {
+            index.remove(slot, &entry.object);
+        }
+        let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        let change = Change::Deleted { last: entry.object, certainty };
+        Some(Stamped { change, hash, shard: number, generation })
+    }
+
+    /// What list number `list` did not have, of the scopes that answered whole (`None`: all).
+    pub(crate) fn missing(&self, list: u32, scopes: Option<&HashSet<Scope>>) -> Vec<Arc<T>> {
+        let mut missing = Vec::new();
+        for shard in &self.inner.shards {
+            let shard = shard.read();
+            missing.extend(
+                shard
+                    .slots
+                    .iter()
+                    .flatten()
+                    .filter(|entry| entry.mark != list)
+                    .filter(|entry| scopes.is_none_or(|s| s.contains(&entry.object.scope())))
+                    .map(|entry| entry.object.clone()),
+            );
+        }
+        missing
+    }
+
+    /// Notes that the source confirmed the contents as of `as_of`.
+    pub(crate) fn confirm(&mut self, as_of: Instant, cursor: Option<Cursor>) {
+        let mut freshness = self.inner.freshness.lock();
+        freshness.as_of = Some(as_of);
+        if cursor.is_some() {
+            freshness.cursor = cursor;
+        }
+        drop(freshness);
+        self.inner.changed.notify_waiters();
+    }
+}
+
+impl<T: Object> fmt::Debug for StoreWriter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoreWriter").field(&self.reader()).finish()
+    }
+}
