@@ -10,28 +10,26 @@
 //!    +------- any failure -----> Wait for the back-off, then where it failed
 //! ```
 
-use std::any::Any;
+mod guard;
+mod watch;
+
 use std::fmt;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::{Backoff, StartGate, jittered};
 use crate::delta_fifo::Certainty;
-use crate::list_watcher::{Cursor, ListDone, ListWatcher, SourceError, Verdict, WatchEvent};
+use crate::list_watcher::{Cursor, ListDone, ListWatcher, SourceError, Verdict};
 use crate::listing::{Listing, Sweep};
 use crate::object::Object;
 use crate::status::Phase;
 use crate::store::StoreWriter;
 use crate::subscription::{Hub, Publisher};
-
-/// How many items of a watch are applied before handlers hear of them.
-const WATCH_BATCH: usize = 256;
+use guard::guarded;
+pub(crate) use guard::panic_text;
 
 /// What happens after a failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -237,91 +235,6 @@ impl<L: ListWatcher> Reflector<L> {
         };
     }
 
-    async fn watch(&mut self, from: Cursor) -> Step {
-        self.phase(Phase::Watching);
-        let started = Instant::now();
-        self.hub.status.send_modify(|status| status.attempts += 1);
-        let mut cursor = from.clone();
-        let mut items = 0_u64;
-        let end = self.follow(&from, &mut cursor, &mut items).await;
-        let took = started.elapsed();
-        self.hub.metrics.watched(&self.hub.name, took, items);
-        // A watch that was quiet for long was a good one.
-        let barren = items == 0 && took < self.options.backoff.max();
-        self.barren = if barren { self.barren + 1 } else { 0 };
-        match end {
-            WatchEnd::Relist => self.state = State::List,
-            WatchEnd::Closed if self.barren > 0 => {
-                let pause = self.options.backoff.pause(self.barren - 1, None);
-                self.state = State::wait(Instant::now() + pause, State::Watch(cursor));
-            }
-            WatchEnd::Closed => self.state = State::Watch(cursor),
-            WatchEnd::Failed(error @ SourceError::Expired { .. }) => {
-                return self.failed(error, State::List);
-            }
-            WatchEnd::Failed(error) => return self.failed(error, State::Watch(cursor)),
-        }
-        Step::Watched
-    }
-
-    /// Applies a watch until it ends.
-    async fn follow(&mut self, from: &Cursor, cursor: &mut Cursor, items: &mut u64) -> WatchEnd {
-        let Self { source, writer, publisher, hub, poke, options, failures, .. } = self;
-        let relist_at = self.relist_at;
-        let mut chunks = pin!(source.watch(from).ready_chunks(WATCH_BATCH));
-        loop {
-            let idle_at = options.idle_timeout.map(|idle| Instant::now() + idle);
-            let next = AssertUnwindSafe(chunks.next()).catch_unwind();
-            let chunk = tokio::select! {
-                chunk = next => chunk,
-                () = poke.notified() => return WatchEnd::Relist,
-                () = until(relist_at) => return WatchEnd::Relist,
-                () = until(idle_at) => {
-                    return WatchEnd::Failed(SourceError::transient("the watch went silent"));
-                }
-            };
-            let chunk = match chunk {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => return WatchEnd::Closed,
-                Err(panic) => return WatchEnd::Failed(panicked(&panic)),
-            };
-            let mut failure = None;
-            let mut good = false;
-            for item in chunk {
-                let change = match item {
-                    Ok(WatchEvent::Upsert(object)) => writer.put(object, None),
-                    Ok(WatchEvent::Delete(key)) => writer.delete(&key, Certainty::Observed),
-                    Ok(WatchEvent::Progress(to)) => {
-                        *cursor = to;
-                        None
-                    }
-                    Err(error) => {
-                        failure = Some(error);
-                        break;
-                    }
-                };
-                good = true;
-                *items += 1;
-                if let Some(change) = change {
-                    publisher.add(change);
-                }
-            }
-            publisher.flush();
-            if good {
-                *failures = 0;
-                let now = Instant::now();
-                writer.confirm(now, Some(cursor.clone()));
-                hub.status.send_modify(|status| {
-                    status.failures = 0;
-                    status.last_success = Some(now);
-                });
-            }
-            if let Some(error) = failure {
-                return WatchEnd::Failed(error);
-            }
-        }
-    }
-
     /// What follows a failure.
     fn failed(&mut self, error: SourceError, then: State) -> Step {
         self.failures += 1;
@@ -369,14 +282,6 @@ impl State {
     }
 }
 
-enum WatchEnd {
-    /// The source hung up.
-    Closed,
-    /// It is time for a list.
-    Relist,
-    Failed(SourceError),
-}
-
 /// How long to wait after the `failures`-th failure in a row. `barren` watches count too: a
 /// source that lists well and expires every watch must not be listed in a tight loop.
 fn pause_after(error: &SourceError, backoff: &Backoff, failures: u32, barren: u32) -> Duration {
@@ -384,36 +289,6 @@ fn pause_after(error: &SourceError, backoff: &Backoff, failures: u32, barren: u3
         SourceError::Expired { .. } if failures.max(barren) <= 1 => Duration::ZERO,
         SourceError::Fatal { .. } => jittered(backoff.max(), 0.1),
         _ => backoff.pause(failures.max(barren).saturating_sub(1), error.retry_after()),
-    }
-}
-
-/// Runs what a source gave us: a panic or a timeout is a failure like any other.
-async fn guarded<F: Future>(limit: Option<Duration>, work: F) -> Result<F::Output, SourceError> {
-    let work = AssertUnwindSafe(work).catch_unwind();
-    let done = match limit {
-        Some(limit) => timeout(limit, work).await.map_err(SourceError::transient)?,
-        None => work.await,
-    };
-    done.map_err(|panic| panicked(&panic))
-}
-
-fn panicked(panic: &Box<dyn Any + Send>) -> SourceError {
-    SourceError::transient(format!("the source panicked: {}", panic_text(panic.as_ref())))
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,111 @@
+//! Following a source from a cursor on, until the watch ends.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+
+use futures::{FutureExt, StreamExt};
+use tokio::time::Instant;
+
+use super::guard::{panicked, until};
+use super::{Reflector, State, Step};
+use crate::delta_fifo::Certainty;
+use crate::list_watcher::{Cursor, ListWatcher, SourceError, WatchEvent};
+use crate::status::Phase;
+
+/// How many items of a watch are applied before handlers hear of them.
+const WATCH_BATCH: usize = 256;
+
+impl<L: ListWatcher> Reflector<L> {
+    pub(super) async fn watch(&mut self, from: Cursor) -> Step {
+        self.phase(Phase::Watching);
+        let started = Instant::now();
+        self.hub.status.send_modify(|status| status.attempts += 1);
+        let mut cursor = from.clone();
+        let mut items = 0_u64;
+        let end = self.follow(&from, &mut cursor, &mut items).await;
+        let took = started.elapsed();
+        self.hub.metrics.watched(&self.hub.name, took, items);
+        // A watch that was quiet for long was a good one.
+        let barren = items == 0 && took < self.options.backoff.max();
+        self.barren = if barren { self.barren + 1 } else { 0 };
+        match end {
+            WatchEnd::Relist => self.state = State::List,
+            WatchEnd::Closed if self.barren > 0 => {
+                let pause = self.options.backoff.pause(self.barren - 1, None);
+                self.state = State::wait(Instant::now() + pause, State::Watch(cursor));
+            }
+            WatchEnd::Closed => self.state = State::Watch(cursor),
+            WatchEnd::Failed(error @ SourceError::Expired { .. }) => {
+                return self.failed(error, State::List);
+            }
+            WatchEnd::Failed(error) => return self.failed(error, State::Watch(cursor)),
+        }
+        Step::Watched
+    }
+
+    /// Applies a watch until it ends.
+    async fn follow(&mut self, from: &Cursor, cursor: &mut Cursor, items: &mut u64) -> WatchEnd {
+        let Self { source, writer, publisher, hub, poke, options, failures, .. } = self;
+        let relist_at = self.relist_at;
+        let mut chunks = pin!(source.watch(from).ready_chunks(WATCH_BATCH));
+        loop {
+            let idle_at = options.idle_timeout.map(|idle| Instant::now() + idle);
+            let next = AssertUnwindSafe(chunks.next()).catch_unwind();
+            let chunk = tokio::select! {
+                chunk = next => chunk,
+                () = poke.notified() => return WatchEnd::Relist,
+                () = until(relist_at) => return WatchEnd::Relist,
+                () = until(idle_at) => {
+                    return WatchEnd::Failed(SourceError::transient("the watch went silent"));
+                }
+            };
+            let chunk = match chunk {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return WatchEnd::Closed,
+                Err(panic) => return WatchEnd::Failed(panicked(&panic)),
+            };
+            let mut failure = None;
+            let mut good = false;
+            for item in chunk {
+                let change = match item {
+                    Ok(WatchEvent::Upsert(object)) => writer.put(object, None),
+                    Ok(WatchEvent::Delete(key)) => writer.delete(&key, Certainty::Observed),
+                    Ok(WatchEvent::Progress(to)) => {
+                        *cursor = to;
+                        None
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        break;
+                    }
+                };
+                good = true;
+                *items += 1;
+                if let Some(change) = change {
+                    publisher.add(change);
+                }
+            }
+            publisher.flush();
+            if good {
+                *failures = 0;
+                let now = Instant::now();
+                writer.confirm(now, Some(cursor.clone()));
+                hub.status.send_modify(|status| {
+                    status.failures = 0;
+                    status.last_success = Some(now);
+                });
+            }
+            if let Some(error) = failure {
+                return WatchEnd::Failed(error);
+            }
+        }
+    }
+}
+
+enum WatchEnd {
+    /// The source hung up.
+    Closed,
+    /// It is time for a list.
+    Relist,
+    Failed(SourceError),
+}
