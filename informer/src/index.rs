@@ -1,16 +1,22 @@
-//! Typed multi-value indexes: from a value to the objects that have it.
+//! Typed indexes: from a value to the objects that have it, in any order, in ascending order, or
+//! to the one that it belongs to.
+
+mod ordered;
+mod postings;
+mod unique;
 
 use std::any::Any;
-use std::borrow::Borrow;
 use std::fmt;
-use std::hash::Hash;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
 use crate::object::Object;
+pub(crate) use ordered::{Ordered, merge};
+pub use ordered::{Page, Position};
+pub(crate) use postings::Postings;
+pub use unique::Conflict;
+pub(crate) use unique::{Claims, ShardClaims};
 
 /// A handle on one index of one store; [`Store::by`](crate::Store::by) takes it.
 pub struct Index<T, V> {
@@ -39,158 +45,96 @@ impl<T, V> fmt::Debug for Index<T, V> {
     }
 }
 
+/// A handle on one ordered index of one store; [`Store::range`](crate::Store::range) and
+/// [`Store::page`](crate::Store::page) take it.
+pub struct OrderedIndex<T, V> {
+    pub(crate) position: usize,
+    pub(crate) store: u64,
+    types: PhantomData<fn(&T) -> V>,
+}
+
+impl<T, V> OrderedIndex<T, V> {
+    pub(crate) fn new(position: usize, store: u64) -> Self {
+        Self { position, store, types: PhantomData }
+    }
+}
+
+impl<T, V> Clone for OrderedIndex<T, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, V> Copy for OrderedIndex<T, V> {}
+
+impl<T, V> fmt::Debug for OrderedIndex<T, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OrderedIndex").field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+/// A handle on one unique index of one store; [`Store::owner`](crate::Store::owner) and
+/// [`Store::conflicts`](crate::Store::conflicts) take it.
+pub struct UniqueIndex<T, V> {
+    pub(crate) claims: Arc<Claims<T, V>>,
+    pub(crate) store: u64,
+}
+
+impl<T, V> Clone for UniqueIndex<T, V> {
+    fn clone(&self) -> Self {
+        Self { claims: self.claims.clone(), store: self.store }
+    }
+}
+
+impl<T, V> fmt::Debug for UniqueIndex<T, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UniqueIndex").finish_non_exhaustive()
+    }
+}
+
 /// Computes the values of one object. Must depend on the object alone.
 pub(crate) type IndexFn<T, V> = Arc<dyn Fn(&T, &mut Vec<V>) + Send + Sync>;
 
 /// One index of one shard, whatever its values are.
-pub(crate) trait ShardIndex<T>: Send + Sync {
-    fn insert(&mut self, slot: u32, object: &T);
-    fn remove(&mut self, slot: u32, object: &T);
-    fn replace(&mut self, slot: u32, old: &T, new: &T);
+pub(crate) trait ShardIndex<T: Object>: Send + Sync {
+    /// Computes the values of the object that is to be inserted, or to replace another, next.
+    fn prepare(&mut self, new: &T);
+    /// Takes in what was prepared.
+    fn insert(&mut self, slot: u32, key: &T::Key, new: &Arc<T>);
+    /// Takes in what was prepared, in the place of `old`.
+    fn replace(&mut self, slot: u32, key: &T::Key, old: &Arc<T>, new: &Arc<T>);
+    fn remove(&mut self, slot: u32, key: &T::Key, last: &Arc<T>);
     fn as_any(&self) -> &dyn Any;
 }
 
 /// Makes the empty index that each shard starts with.
-pub(crate) type NewShardIndex<T> = Arc<dyn Fn() -> Box<dyn ShardIndex<T>> + Send + Sync>;
+pub(crate) type NewShardIndex<T> = Box<dyn Fn() -> Box<dyn ShardIndex<T>>>;
 
-/// The slots of one shard by value.
-pub(crate) struct Postings<T, V> {
-    values: IndexFn<T, V>,
-    slots: HashMap<V, Posting>,
+/// The values of the objects that are just being dealt with, in buffers that are used again.
+struct Values<T, V> {
+    of: IndexFn<T, V>,
     before: Vec<V>,
     after: Vec<V>,
 }
 
-impl<T: Object, V: Hash + Eq + Clone + Send + Sync + 'static> Postings<T, V> {
-    pub(crate) fn maker(values: IndexFn<T, V>) -> NewShardIndex<T> {
-        Arc::new(move || {
-            Box::new(Self {
-                values: values.clone(),
-                slots: HashMap::new(),
-                before: Vec::new(),
-                after: Vec::new(),
-            })
-        })
+impl<T, V> Values<T, V> {
+    fn new(of: IndexFn<T, V>) -> Self {
+        Self { of, before: Vec::new(), after: Vec::new() }
     }
 
-    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, value: &Q) -> &[u32]
-    where
-        V: Borrow<Q>,
-    {
-        self.slots.get(value).map_or(&[], Posting::slots)
+    fn prepare(&mut self, new: &T) {
+        compute(&self.of, new, &mut self.after);
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.slots.keys()
+    fn recall(&mut self, old: &T) {
+        compute(&self.of, old, &mut self.before);
     }
+}
 
-    /// The values of `object`. A function that panics gives none, each time the same.
-    fn compute(values: &IndexFn<T, V>, object: &T, into: &mut Vec<V>) {
+/// The values of `object`. A function that panics gives none, each time the same.
+fn compute<T, V>(of: &IndexFn<T, V>, object: &T, into: &mut Vec<V>) {
+    into.clear();
+    if catch_unwind(AssertUnwindSafe(|| of(object, into))).is_err() {
         into.clear();
-        if catch_unwind(AssertUnwindSafe(|| values(object, into))).is_err() {
-            into.clear();
-        }
-    }
-
-    fn post(&mut self, slot: u32, value: V) {
-        self.slots.entry(value).or_insert(Posting::Many(Vec::new())).insert(slot);
-    }
-
-    fn unpost(&mut self, slot: u32, value: &V) {
-        if let Some(posting) = self.slots.get_mut(value)
-            && posting.remove(slot)
-        {
-            self.slots.remove(value);
-        }
-    }
-}
-
-impl<T: Object, V: Hash + Eq + Clone + Send + Sync + 'static> ShardIndex<T> for Postings<T, V> {
-    fn insert(&mut self, slot: u32, object: &T) {
-        let mut after = std::mem::take(&mut self.after);
-        Self::compute(&self.values, object, &mut after);
-        for value in after.drain(..) {
-            self.post(slot, value);
-        }
-        self.after = after;
-    }
-
-    fn remove(&mut self, slot: u32, object: &T) {
-        let mut before = std::mem::take(&mut self.before);
-        Self::compute(&self.values, object, &mut before);
-        for value in &before {
-            self.unpost(slot, value);
-        }
-        before.clear();
-        self.before = before;
-    }
-
-    fn replace(&mut self, slot: u32, old: &T, new: &T) {
-        let mut before = std::mem::take(&mut self.before);
-        let mut after = std::mem::take(&mut self.after);
-        Self::compute(&self.values, old, &mut before);
-        Self::compute(&self.values, new, &mut after);
-        if before != after {
-            for value in before.iter().filter(|value| !after.contains(value)) {
-                self.unpost(slot, value);
-            }
-            for value in after.drain(..).filter(|value| !before.contains(value)) {
-                self.post(slot, value);
-            }
-        }
-        before.clear();
-        after.clear();
-        self.before = before;
-        self.after = after;
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-/// The slots that share a value, ascending; a single one costs no allocation.
-enum Posting {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl Posting {
-    fn slots(&self) -> &[u32] {
-        match self {
-            Self::One(slot) => std::slice::from_ref(slot),
-            Self::Many(slots) => slots,
-        }
-    }
-
-    fn insert(&mut self, slot: u32) {
-        match self {
-            Self::Many(slots) if slots.is_empty() => *self = Self::One(slot),
-            Self::Many(slots) => {
-                if let Err(at) = slots.binary_search(&slot) {
-                    slots.insert(at, slot);
-                }
-            }
-            Self::One(only) if *only == slot => {}
-            Self::One(only) => {
-                *self = Self::Many(vec![slot.min(*only), slot.max(*only)]);
-            }
-        }
-    }
-
-    /// Takes `slot` out; answers whether nothing is left.
-    fn remove(&mut self, slot: u32) -> bool {
-        match self {
-            Self::One(only) => *only == slot,
-            Self::Many(slots) => {
-                if let Ok(at) = slots.binary_search(&slot) {
-                    slots.remove(at);
-                    if slots.len() * 4 < slots.capacity() {
-                        slots.shrink_to(slots.len() * 2);
-                    }
-                }
-                slots.is_empty()
-            }
-        }
     }
 }

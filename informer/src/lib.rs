@@ -83,7 +83,7 @@ pub use backoff::{Backoff, StartGate};
 pub use controller::{Action, Context, Controller, Failure, Reconciler};
 pub use delta_fifo::{Certainty, Change, DeltaFifo, Event};
 pub use handler::{Handled, Retry};
-pub use index::Index;
+pub use index::{Conflict, Index, OrderedIndex, Page, Position, UniqueIndex};
 pub use list_watcher::{Cause, Cursor, ListDone, ListWatcher, SourceError, Verdict, WatchEvent};
 pub use listing::{ListCounts, Listing, Offered};
 pub use metrics::{Metrics, NoMetrics};

@@ -48,7 +48,7 @@ impl<T: Object> Resync<T> {
         let over = elapsed >= self.period;
         let due = if over { usize::MAX } else { share(self.total, elapsed, self.period) };
         while self.done < due && self.shard < store.shards() {
-            let next = store.page(self.shard, self.slot, due - self.done, &mut self.page);
+            let next = store.shard_page(self.shard, self.slot, due - self.done, &mut self.page);
             (self.shard, self.slot) = match next {
                 Some(slot) => (self.shard, slot),
                 None => (self.shard + 1, 0),

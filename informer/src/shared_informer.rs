@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::backoff::{Backoff, StartGate};
-use crate::index::Index;
+use crate::index::{Index, OrderedIndex, UniqueIndex};
 use crate::list_watcher::{ListWatcher, SourceError};
 use crate::metrics::{Metrics, NoMetrics};
 use crate::object::Object;
@@ -219,6 +219,29 @@ impl<L: ListWatcher> InformerBuilder<L> {
         V: std::hash::Hash + Eq + Clone + Send + Sync + 'static,
     {
         self.store.index(values)
+    }
+
+    /// Adds an index that knows the order of its values; see [`Store::ordered_index`].
+    pub fn ordered_index<V>(
+        &self,
+        values: impl Fn(&L::Object, &mut Vec<V>) + Send + Sync + 'static,
+    ) -> OrderedIndex<L::Object, V>
+    where
+        V: Ord + Clone + Send + Sync + 'static,
+    {
+        self.store.ordered_index(values)
+    }
+
+    /// Adds an index whose values should belong to one object each; see
+    /// [`Store::unique_index`].
+    pub fn unique_index<V>(
+        &self,
+        values: impl Fn(&L::Object, &mut Vec<V>) + Send + Sync + 'static,
+    ) -> UniqueIndex<L::Object, V>
+    where
+        V: std::hash::Hash + Eq + Clone + Send + Sync + 'static,
+    {
+        self.store.unique_index(values)
     }
 
     /// Starts the store with objects that were loaded from elsewhere, for example from the

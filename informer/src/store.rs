@@ -4,6 +4,7 @@
 //! [`Arc`] and never while code of yours runs. A shard keeps its objects in numbered slots;
 //! tables and indexes hold slot numbers of four bytes, so that a key is stored once.
 
+mod indexed;
 mod shard;
 mod writer;
 
@@ -11,18 +12,16 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hashbrown::HashSet;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::index::{Index, IndexFn, NewShardIndex, Postings};
 use crate::list_watcher::Cursor;
 use crate::object::{Object, table_hash};
-use shard::{Shard, slot_number};
+use shard::Shard;
 pub(crate) use writer::Stamped;
 pub use writer::StoreWriter;
 
@@ -66,6 +65,8 @@ struct Inner<T: Object> {
     generation: AtomicU64,
     /// How many indexes there are. Held while one is added, so that positions agree.
     indexes: Mutex<usize>,
+    /// Values of unique indexes that several objects claim.
+    conflicts: Arc<AtomicUsize>,
     freshness: Mutex<Freshness>,
     changed: Notify,
 }
@@ -92,6 +93,7 @@ impl<T: Object> Store<T> {
             shards: (0..shards).map(|_| RwLock::new(Shard::new())).collect(),
             generation: AtomicU64::new(0),
             indexes: Mutex::new(0),
+            conflicts: Arc::default(),
             freshness: Mutex::default(),
             changed: Notify::new(),
         });
@@ -116,58 +118,6 @@ impl<T: Object> Store<T> {
     {
         let hash = table_hash(key);
         self.inner.shard(hash).read().find(hash, key).is_some()
-    }
-
-    /// The objects that have this value in an index, in no particular order.
-    ///
-    /// # Panics
-    ///
-    /// If the index belongs to another store.
-    pub fn by<V, Q>(&self, index: &Index<T, V>, value: &Q) -> Vec<Arc<T>>
-    where
-        V: Borrow<Q> + Hash + Eq + Clone + Send + Sync + 'static,
-        Q: Hash + Eq + ?Sized,
-    {
-        let mut found = Vec::new();
-        for shard in &self.inner.shards {
-            let shard = shard.read();
-            let slots = self.inner.postings(&shard, index).get(value);
-            found.extend(
-                slots.iter().filter_map(|slot| shard.entry(*slot)).map(|e| e.object.clone()),
-            );
-        }
-        found
-    }
-
-    /// The values that an index knows, in no particular order, each once.
-    ///
-    /// # Panics
-    ///
-    /// If the index belongs to another store.
-    pub fn values<V>(&self, index: &Index<T, V>) -> HashSet<V>
-    where
-        V: Hash + Eq + Clone + Send + Sync + 'static,
-    {
-        let mut values = HashSet::new();
-        for shard in &self.inner.shards {
-            let shard = shard.read();
-            values.extend(self.inner.postings(&shard, index).values().cloned());
-        }
-        values
-    }
-
-    /// Adds an index, at any time; what is in the store already is indexed before this returns.
-    ///
-    /// `values` pushes the values of one object, none, one or several. It is called again with
-    /// the old object when an object changes, so it must depend on the object alone. It runs
-    /// under a lock and must not use the store. If it panics, the object has no values.
-    pub fn index<V>(&self, values: impl Fn(&T, &mut Vec<V>) + Send + Sync + 'static) -> Index<T, V>
-    where
-        V: Hash + Eq + Clone + Send + Sync + 'static,
-    {
-        let values: IndexFn<T, V> = Arc::new(values);
-        let position = self.inner.add_index(&Postings::maker(values));
-        Index::new(position, self.inner.id)
     }
 
     /// Calls `f` with every object, in no particular order. No lock is held meanwhile, so `f`
@@ -263,7 +213,7 @@ impl<T: Object> Store<T> {
     }
 
     /// Up to `max` objects of one shard from a slot on, and the slot to go on from, if any.
-    pub(crate) fn page(
+    pub(crate) fn shard_page(
         &self,
         shard: usize,
         from: usize,
@@ -291,33 +241,6 @@ impl<T: Object> Inner<T> {
 
     fn shard(&self, hash: u64) -> &RwLock<Shard<T>> {
         &self.shards[self.shard_number(hash)]
-    }
-
-    fn add_index(&self, new: &NewShardIndex<T>) -> usize {
-        let mut count = self.indexes.lock();
-        for shard in &self.shards {
-            let mut index = new();
-            let mut shard = shard.write();
-            for (slot, entry) in shard.slots.iter().enumerate() {
-                if let Some(entry) = entry {
-                    index.insert(slot_number(slot), &entry.object);
-                }
-            }
-            shard.indexes.push(index);
-        }
-        *count += 1;
-        *count - 1
-    }
-
-    fn postings<'a, V>(&self, shard: &'a Shard<T>, index: &Index<T, V>) -> &'a Postings<T, V>
-    where
-        V: Hash + Eq + Clone + Send + Sync + 'static,
-    {
-        assert_eq!(index.store, self.id, "this index belongs to another store");
-        shard.indexes[index.position]
-            .as_any()
-            .downcast_ref()
-            .expect("an index handle of this store has the type of its index")
     }
 }
 

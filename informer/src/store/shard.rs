@@ -33,6 +33,23 @@ impl<T: Object> Shard<T> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
+    /// Puts an object that was just inserted into all indexes.
+    pub(super) fn index_new(&mut self, slot: u32) {
+        let Some(entry) = &self.slots[slot as usize] else { return };
+        for index in &mut self.indexes {
+            index.prepare(&entry.object);
+            index.insert(slot, &entry.key, &entry.object);
+        }
+    }
+
+    /// The index at this position, which has this type.
+    pub(super) fn index<I: 'static>(&self, position: usize) -> &I {
+        self.indexes[position]
+            .as_any()
+            .downcast_ref()
+            .expect("an index handle of this store has the type of its index")
+    }
+
     pub(super) fn objects(&self) -> impl Iterator<Item = &Arc<T>> {
         self.slots.iter().flatten().map(|entry| &entry.object)
     }

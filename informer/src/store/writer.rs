@@ -77,16 +77,15 @@ impl<T: Object> StoreWriter<T> {
             let old = std::mem::replace(&mut entry.object, new.clone());
             entry.version = version;
             for index in &mut shard.indexes {
-                index.replace(slot, &old, &new);
+                index.prepare(&new);
+                index.replace(slot, &key, &old, &new);
             }
             Change::modified(old, new)
         } else {
             let object = Arc::new(object);
             let entry = Entry { object: object.clone(), version, key, mark: list.unwrap_or(0) };
             let slot = shard.insert(hash, entry);
-            for index in &mut shard.indexes {
-                index.insert(slot, &object);
-            }
+            shard.index_new(slot);
             Change::Added(object)
         };
         let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
@@ -99,7 +98,7 @@ impl<T: Object> StoreWriter<T> {
         let mut shard = self.inner.shards[number].write();
         let (slot, entry) = shard.remove(hash, key)?;
         for index in &mut shard.indexes {
-            index.remove(slot, &entry.object);
+            index.remove(slot, key, &entry.object);
         }
         let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
         let change = Change::Deleted { last: entry.object, certainty };

@@ -1,5 +1,6 @@
 //! The contract of the crate, seen from outside: against models, and through bad times.
 
+mod indexes;
 mod model;
 mod recovery;
 mod work;
