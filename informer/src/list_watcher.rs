@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,43 +176,79 @@ pub enum WatchEvent<T: Object> {
     Progress(Cursor),
 }
 
-/// A place in the history of a collection: opaque to the crate, compared for equality only.
-#[derive(Clone, Debug, Eq, PartialEq, Hash)]
-pub struct Cursor(Arc<str>);
+/// A place in the history of a collection: opaque to the crate, compared for equality only,
+/// except that one made from a number is further than one made from a smaller number.
+#[derive(Clone, Debug)]
+pub struct Cursor {
+    text: Arc<str>,
+    /// Only if it was made from one: digits in a text promise no order.
+    number: Option<u64>,
+}
 
 impl Cursor {
     /// The text that the source made it from.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// The number that the source made it from, if it was one.
     pub fn as_u64(&self) -> Option<u64> {
-        self.0.parse().ok()
+        self.number.or_else(|| self.text.parse().ok())
+    }
+
+    /// Whether who has come here has certainly come to `goal`: it is the same place, or both
+    /// were made from numbers and this one is not smaller.
+    ///
+    /// ```
+    /// use informer::Cursor;
+    ///
+    /// assert!(Cursor::from(10).reached(&Cursor::from(9)));
+    /// assert!(!Cursor::from("10").reached(&Cursor::from("9")));
+    /// assert!(Cursor::from("ten").reached(&Cursor::from("ten")));
+    /// ```
+    pub fn reached(&self, goal: &Self) -> bool {
+        match (self.number, goal.number) {
+            (Some(here), Some(goal)) => here >= goal,
+            _ => self == goal,
+        }
+    }
+}
+
+impl PartialEq for Cursor {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Cursor {}
+
+impl Hash for Cursor {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
     }
 }
 
 impl From<u64> for Cursor {
     fn from(revision: u64) -> Self {
-        Self(revision.to_string().into())
+        Self { text: revision.to_string().into(), number: Some(revision) }
     }
 }
 
 impl From<&str> for Cursor {
     fn from(text: &str) -> Self {
-        Self(text.into())
+        Self { text: text.into(), number: None }
     }
 }
 
 impl From<String> for Cursor {
     fn from(text: String) -> Self {
-        Self(text.into())
+        Self { text: text.into(), number: None }
     }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -164,6 +164,7 @@ impl<L: ListWatcher> Reflector<L> {
         };
         let started = Instant::now();
         self.hub.status.send_modify(|status| status.attempts += 1);
+        self.writer.begin_list();
         match self.list_and_sweep().await {
             Ok((done, sweep)) => {
                 self.listed(started, done, sweep);
@@ -217,7 +218,7 @@ impl<L: ListWatcher> Reflector<L> {
         if suspicious.is_some() {
             metrics.suspicious(&self.hub.name);
         } else {
-            self.writer.confirm(started, cursor.clone());
+            self.writer.confirm(started, cursor.clone(), sweep.scopes.is_none());
         }
         let trusted = suspicious.is_none();
         self.hub.status.send_modify(|status| {

@@ -311,6 +311,33 @@ impl<T: Object> InformerHandle<T> {
         wait_for_sync(&self.hub.status, deadline).await
     }
 
+    /// Asks for a list and waits until it is in the store: what it shows then is at least as new
+    /// as the source was when this was called. Reads your writes where the source has no cursor.
+    ///
+    /// A list that only some [scopes](crate::Listing::scope) answered does not do.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSynced`] after `deadline` or when the informer stopped, with the last error of the
+    /// source.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe; the list is made all the same.
+    pub async fn refresh(&self, deadline: Duration) -> Result<(), NotSynced> {
+        let store = self.store();
+        let (begun, _) = store.lists();
+        self.relist();
+        let listed = store.wait_until(|store| store.lists().1 > begun);
+        let done = tokio::select! {
+            biased;
+            () = listed => true,
+            _ = self.status_until(Status::stopped) => false,
+            () = tokio::time::sleep(deadline) => false,
+        };
+        if done { Ok(()) } else { Err(NotSynced::new(deadline, &self.hub.status.borrow())) }
+    }
+
     /// How it is doing.
     pub fn status(&self) -> Status {
         self.hub.status.borrow().clone()

@@ -5,7 +5,9 @@
 //! tables and indexes hold slot numbers of four bytes, so that a key is stored once.
 
 mod indexed;
+mod overlay;
 mod shard;
+mod wait;
 mod writer;
 
 use std::borrow::Borrow;
@@ -21,7 +23,9 @@ use tokio::time::Instant;
 
 use crate::list_watcher::Cursor;
 use crate::object::{Object, table_hash};
+pub use overlay::{Overlay, Until, Writing};
 use shard::Shard;
+pub use wait::NotYet;
 pub(crate) use writer::Stamped;
 pub use writer::StoreWriter;
 
@@ -75,6 +79,10 @@ struct Inner<T: Object> {
 struct Freshness {
     as_of: Option<Instant>,
     cursor: Option<Cursor>,
+    /// Lists that have begun.
+    begun: u64,
+    /// Which of them was the last that brought all there is.
+    listed: u64,
 }
 
 impl<T: Object> Store<T> {
@@ -109,6 +117,14 @@ impl<T: Object> Store<T> {
         let shard = self.inner.shard(hash).read();
         let slot = shard.find(hash, key)?;
         shard.entry(slot).map(|entry| entry.object.clone())
+    }
+
+    /// The object with this key, and its version.
+    fn lookup(&self, key: &T::Key) -> Option<(Arc<T>, u64)> {
+        let hash = table_hash(key);
+        let shard = self.inner.shard(hash).read();
+        let slot = shard.find(hash, key)?;
+        shard.entry(slot).map(|entry| (entry.object.clone(), entry.version))
     }
 
     /// Whether there is an object with this key.
@@ -172,25 +188,15 @@ impl<T: Object> Store<T> {
         self.inner.freshness.lock().cursor.clone()
     }
 
+    /// How many lists have begun, and the number of the last one that brought everything.
+    pub(crate) fn lists(&self) -> (u64, u64) {
+        let freshness = self.inner.freshness.lock();
+        (freshness.begun, freshness.listed)
+    }
+
     /// Counts the changes so far: equal generations mean equal contents.
     pub fn generation(&self) -> u64 {
         self.inner.generation.load(Ordering::Acquire)
-    }
-
-    /// Waits until `condition` holds, asking after every batch of changes and every answer of
-    /// the source. Read-your-writes: wait for the version that was written.
-    ///
-    /// Waits for ever if it never does; put a timeout around it. Dropping it is safe.
-    pub async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
-        loop {
-            // Armed before the condition is read, so that a change in between is not lost.
-            let mut changed = std::pin::pin!(self.inner.changed.notified());
-            changed.as_mut().enable();
-            if condition(self) {
-                return;
-            }
-            changed.await;
-        }
     }
 
     /// Wakes those who wait for the contents to change.

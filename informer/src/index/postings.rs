@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{IndexFn, NewShardIndex, ShardIndex, Values};
+use super::{IndexFn, NewShardIndex, ShardIndex, Values, compute};
 use crate::object::Object;
 
 /// The slots of one shard by value.
@@ -26,6 +26,16 @@ impl<T: Object, V: Hash + Eq + Clone + Send + Sync + 'static> Postings<T, V> {
         V: Borrow<Q>,
     {
         self.slots.get(value).map_or(&[], Posting::slots)
+    }
+
+    /// Whether an object has this value, wherever it is.
+    pub(crate) fn has<Q: Hash + Eq + ?Sized>(&self, object: &T, value: &Q) -> bool
+    where
+        V: Borrow<Q>,
+    {
+        let mut values = Vec::new();
+        compute(&self.values.of, object, &mut values);
+        values.iter().any(|other| other.borrow() == value)
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {

@@ -89,7 +89,7 @@ impl<L: ListWatcher> Reflector<L> {
             if good {
                 *failures = 0;
                 let now = Instant::now();
-                writer.confirm(now, Some(cursor.clone()));
+                writer.confirm(now, Some(cursor.clone()), false);
                 hub.status.send_modify(|status| {
                     status.failures = 0;
                     status.last_success = Some(now);

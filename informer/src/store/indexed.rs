@@ -53,6 +53,16 @@ impl<T: Object> Store<T> {
         found
     }
 
+    /// Whether an object, which need not be in the store, has this value in an index.
+    pub(super) fn has<V, Q>(&self, index: &Index<T, V>, object: &T, value: &Q) -> bool
+    where
+        V: Borrow<Q> + Hash + Eq + Clone + Send + Sync + 'static,
+        Q: Hash + Eq + ?Sized,
+    {
+        // Every shard has the same function.
+        self.inner.postings(&self.inner.shards[0].read(), index).has(object, value)
+    }
+
     /// The values that an index knows, in no particular order, each once.
     ///
     /// # Panics

@@ -123,12 +123,21 @@ impl<T: Object> StoreWriter<T> {
         missing
     }
 
-    /// Notes that the source confirmed the contents as of `as_of`.
-    pub(crate) fn confirm(&mut self, as_of: Instant, cursor: Option<Cursor>) {
+    /// Notes that a list begins.
+    pub(crate) fn begin_list(&mut self) {
+        self.inner.freshness.lock().begun += 1;
+    }
+
+    /// Notes that the source confirmed the contents as of `as_of`; `whole` if by a list of all
+    /// there is.
+    pub(crate) fn confirm(&mut self, as_of: Instant, cursor: Option<Cursor>, whole: bool) {
         let mut freshness = self.inner.freshness.lock();
         freshness.as_of = Some(as_of);
         if cursor.is_some() {
             freshness.cursor = cursor;
+        }
+        if whole {
+            freshness.listed = freshness.begun;
         }
         drop(freshness);
         self.inner.changed.notify_waiters();

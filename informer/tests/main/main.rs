@@ -3,6 +3,7 @@
 mod indexes;
 mod model;
 mod recovery;
+mod waiting;
 mod work;
 
 use std::future::pending;
