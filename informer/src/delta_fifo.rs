@@ -56,14 +56,6 @@ pub enum Change<T> {
 }
 
 impl<T: Object> Change<T> {
-    pub(crate) fn modified(old: Arc<T>, new: Arc<T>) -> Self {
-        if old.incarnation() == new.incarnation() {
-            Self::Modified { old, new }
-        } else {
-            Self::Replaced { old, new }
-        }
-    }
-
     /// The object it happened to, in its last known state.
     pub fn object(&self) -> &Arc<T> {
         match self {

@@ -98,6 +98,7 @@ pub(crate) type IndexFn<T, V> = Arc<dyn Fn(&T, &mut Vec<V>) + Send + Sync>;
 /// One index of one shard, whatever its values are.
 pub(crate) trait ShardIndex<T: Object>: Send + Sync {
     /// Computes the values of the object that is to be inserted, or to replace another, next.
+    /// Panics if the function of the index does; then nothing has changed.
     fn prepare(&mut self, new: &T);
     /// Takes in what was prepared.
     fn insert(&mut self, slot: u32, key: &T::Key, new: &Arc<T>);
@@ -123,15 +124,18 @@ impl<T, V> Values<T, V> {
     }
 
     fn prepare(&mut self, new: &T) {
-        compute(&self.of, new, &mut self.after);
+        self.after.clear();
+        (self.of)(new, &mut self.after);
     }
 
+    /// The values of an object that is in the index. None if the function panics on it now, as
+    /// it did when the index was added.
     fn recall(&mut self, old: &T) {
         compute(&self.of, old, &mut self.before);
     }
 }
 
-/// The values of `object`. A function that panics gives none, each time the same.
+/// The values of `object`; a function that panics gives none.
 fn compute<T, V>(of: &IndexFn<T, V>, object: &T, into: &mut Vec<V>) {
     into.clear();
     if catch_unwind(AssertUnwindSafe(|| of(object, into))).is_err() {

@@ -46,7 +46,10 @@
 //!   of one that was [restricted](Listing::scope), only the scopes that answered are swept; and
 //!   the source is [asked again](ListWatcher::confirm_absent) before anything is.
 //! - Failures of the source are retried with back-off for ever, the first list too. Panics of
-//!   sources, handlers, index functions and reconcilers are counted and stay where they are.
+//!   sources, handlers and reconcilers are counted and stay where they are.
+//! - An object that cannot be decoded, or that makes your code panic, is [put
+//!   aside](Quarantined) and shown with its error. What was under its key stays as it was, and
+//!   others come and go as ever.
 //! - All futures are safe to drop; their docs say what that leaves behind.
 //! - The clock is tokio's: `#[tokio::test(start_paused = true)]` runs hours in milliseconds.
 //!
@@ -67,6 +70,7 @@ mod metrics;
 mod object;
 #[cfg(feature = "prometheus")]
 mod prometheus;
+mod quarantine;
 mod queue_core;
 mod ready;
 mod reflector;
@@ -90,6 +94,7 @@ pub use metrics::{Metrics, NoMetrics};
 pub use object::{Key, Object, Scope, fingerprint};
 #[cfg(feature = "prometheus")]
 pub use prometheus::PrometheusMetrics;
+pub use quarantine::Quarantined;
 pub use ready::Priority;
 pub use reflector::{Decision, Reflector, Step};
 pub use shared_informer::{InformerBuilder, InformerHandle, SharedIndexInformer};

@@ -172,6 +172,13 @@ pub enum WatchEvent<T: Object> {
     Upsert(T),
     /// The object is gone.
     Delete(T::Key),
+    /// Something happened that cannot be read; see [`Listing::reject`].
+    Reject {
+        /// Which object it happened to, if that much is known.
+        key: Option<T::Key>,
+        /// Why it cannot be read. Shared, as an event may be sent twice.
+        error: Arc<dyn Error + Send + Sync>,
+    },
     /// Everything up to here was sent: a watch may go on from this cursor. Also a sign of life.
     Progress(Cursor),
 }

@@ -1,10 +1,13 @@
 //! Where a source pushes what it lists, and the other end of it in the store.
 
+use std::convert::Infallible;
 use std::fmt;
 
 use hashbrown::HashSet;
 
+use crate::list_watcher::Cause;
 use crate::object::{Object, Scope};
+use crate::quarantine::{Refused, caught};
 use crate::store::{Stamped, StoreWriter};
 use crate::subscription::Publisher;
 
@@ -19,6 +22,7 @@ pub struct Listing<'a, T: Object> {
     list: u32,
     scopes: Option<HashSet<Scope>>,
     suspicious: Option<String>,
+    nameless: bool,
     pub(crate) counts: ListCounts,
 }
 
@@ -30,6 +34,8 @@ pub struct ListCounts {
     pub items: u64,
     /// Of these, the ones that were in the store already in this version.
     pub unchanged: u64,
+    /// Objects that could not be taken.
+    pub rejected: u64,
     /// Objects that the list lacked and that were deleted.
     pub deleted: u64,
     /// Objects that the list lacked and that were kept.
@@ -40,6 +46,8 @@ pub struct ListCounts {
 pub(crate) struct Sweep {
     pub(crate) scopes: Option<HashSet<Scope>>,
     pub(crate) suspicious: Option<String>,
+    /// Some object is there of which nobody knows which.
+    pub(crate) nameless: bool,
     pub(crate) counts: ListCounts,
 }
 
@@ -50,6 +58,8 @@ pub enum Offered {
     Changed,
     /// It is in the store already in this version.
     Unchanged,
+    /// It could not be taken, and is shown in [quarantine](crate::Quarantined).
+    Rejected,
 }
 
 impl<'a, T: Object> Listing<'a, T> {
@@ -59,20 +69,37 @@ impl<'a, T: Object> Listing<'a, T> {
         list: u32,
     ) -> Self {
         let counts = ListCounts::default();
-        Self { writer, publisher, list, scopes: None, suspicious: None, counts }
+        Self { writer, publisher, list, scopes: None, suspicious: None, nameless: false, counts }
     }
 
     /// Pushes one object without making it: `make` is called only if `key` is new or its version
     /// differs from `version`. An unchanged object costs a lookup and no allocation.
     ///
-    /// `make` must make an object with this key and this version.
+    /// `make` must make an object with this key and this version. If it panics, this object
+    /// alone is rejected.
     pub fn offer(&mut self, key: &T::Key, version: u64, make: impl FnOnce() -> T) -> Offered {
+        self.try_offer(key, version, || Ok::<T, Infallible>(make()))
+    }
+
+    /// Like [`offer`](Self::offer) for objects that may turn out to be unreadable: an error of
+    /// `make` [rejects](Self::reject) this object alone.
+    pub fn try_offer<E: Into<Cause>>(
+        &mut self,
+        key: &T::Key,
+        version: u64,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Offered {
         if self.writer.keep(key, version, self.list) {
             self.counts.items += 1;
             self.counts.unchanged += 1;
+            self.publisher.hub().quarantine.release(key);
             return Offered::Unchanged;
         }
-        let object = make();
+        let object = caught("making the object", || make().map_err(Into::into));
+        let object = match object {
+            Ok(Ok(object)) => object,
+            Ok(Err(cause)) | Err(cause) => return self.reject(Some(key.clone()), cause),
+        };
         debug_assert!(object.key() == *key, "{:?} was offered as {key:?}", object.key());
         debug_assert_eq!(object.version(), version, "version of {key:?}");
         self.put(object)
@@ -80,14 +107,41 @@ impl<'a, T: Object> Listing<'a, T> {
 
     /// Pushes one object that was made already.
     pub fn put(&mut self, object: T) -> Offered {
-        self.counts.items += 1;
-        if let Some(change) = self.writer.put(object, Some(self.list)) {
-            self.publish(change);
-            Offered::Changed
-        } else {
-            self.counts.unchanged += 1;
-            Offered::Unchanged
+        match self.writer.put(object, Some(self.list)) {
+            Ok(Some(change)) => {
+                self.counts.items += 1;
+                self.publish(change);
+                Offered::Changed
+            }
+            Ok(None) => {
+                self.counts.items += 1;
+                self.counts.unchanged += 1;
+                Offered::Unchanged
+            }
+            Err(refused) => self.refuse(refused),
         }
+    }
+
+    /// Says that an object is there and cannot be read. It is counted, and shown with the error
+    /// [in quarantine](crate::InformerHandle::quarantine) until a list is complete without it.
+    ///
+    /// With a key, what the store has under it stays as it is. Without one nobody knows which
+    /// object it is, so that this list takes nothing out at all: find at least the key if you
+    /// can.
+    ///
+    /// Always answers [`Offered::Rejected`].
+    pub fn reject(&mut self, key: Option<T::Key>, error: impl Into<Cause>) -> Offered {
+        self.refuse(Refused::new(key, error))
+    }
+
+    fn refuse(&mut self, refused: Refused<T::Key>) -> Offered {
+        self.counts.rejected += 1;
+        match &refused.key {
+            Some(key) => self.writer.spare(key, self.list),
+            None => self.nameless = true,
+        }
+        self.publisher.hub().reject(refused, self.list);
+        Offered::Rejected
     }
 
     /// Restricts this list to scopes, and names one that answered whole. Objects of scopes that
@@ -121,7 +175,8 @@ impl<'a, T: Object> Listing<'a, T> {
 
     pub(crate) fn finish(self) -> Sweep {
         self.publisher.flush();
-        Sweep { scopes: self.scopes, suspicious: self.suspicious, counts: self.counts }
+        let Self { scopes, suspicious, nameless, counts, .. } = self;
+        Sweep { scopes, suspicious, nameless, counts }
     }
 
     fn publish(&mut self, change: Stamped<T>) {

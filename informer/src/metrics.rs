@@ -29,6 +29,11 @@ pub trait Metrics: Send + Sync + 'static {
         let _ = informer;
     }
 
+    /// An object could not be taken; see [`Quarantined`](crate::Quarantined).
+    fn rejected(&self, informer: &str) {
+        let _ = informer;
+    }
+
     /// So many changes were made to the store; `kind` is `added`, `modified` or `deleted`.
     fn changed(&self, informer: &str, kind: &'static str, count: u64) {
         let _ = (informer, kind, count);

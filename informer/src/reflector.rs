@@ -26,7 +26,7 @@ use crate::list_watcher::{Cursor, ListDone, ListWatcher, SourceError, Verdict};
 use crate::listing::{Listing, Sweep};
 use crate::object::Object;
 use crate::status::Phase;
-use crate::store::StoreWriter;
+use crate::store::{StoreWriter, answered};
 use crate::subscription::{Hub, Publisher};
 use guard::guarded;
 pub(crate) use guard::panic_text;
@@ -184,11 +184,15 @@ impl<L: ListWatcher> Reflector<L> {
         let done = answer.and_then(|answer| answer)?;
         if done != ListDone::Unchanged && sweep.suspicious.is_none() {
             self.sweep(&mut sweep).await;
+            self.end_quarantine(&sweep);
         }
         Ok((done, sweep))
     }
 
     async fn sweep(&mut self, sweep: &mut Sweep) {
+        if sweep.nameless {
+            return;
+        }
         let missing = self.writer.missing(self.list, sweep.scopes.as_ref());
         if missing.is_empty() {
             return;
@@ -202,6 +206,15 @@ impl<L: ListWatcher> Reflector<L> {
             self.publish_delete(&object.key(), Certainty::Inferred);
         }
         self.publisher.flush();
+    }
+
+    /// Lets go of what the list did not bring as unreadable again.
+    fn end_quarantine(&self, sweep: &Sweep) {
+        let store = self.writer.reader();
+        self.hub.quarantine.end_list(self.list, |key| match &sweep.scopes {
+            Some(scopes) => store.get(key).is_some_and(|object| !answered(scopes, &*object)),
+            None => false,
+        });
     }
 
     /// What follows a good list.
@@ -227,6 +240,7 @@ impl<L: ListWatcher> Reflector<L> {
             status.last_success = Some(now);
             status.last_list = sweep.counts;
             status.suspicious = suspicious;
+            status.quarantined = self.hub.quarantine.len();
         });
         self.relist_at = self.options.relist_every.map(|period| now + jittered(period, 0.1));
         self.state = match (cursor, self.options.pace) {

@@ -12,6 +12,7 @@ use crate::index::{Index, OrderedIndex, UniqueIndex};
 use crate::list_watcher::{ListWatcher, SourceError};
 use crate::metrics::{Metrics, NoMetrics};
 use crate::object::Object;
+use crate::quarantine::{OnReject, Quarantine, Quarantined, Refused};
 use crate::reflector::{Decision, OnError, Pace, Reflector, ReflectorOptions, Step};
 use crate::status::{NotSynced, Status, wait_for_sync};
 use crate::store::{Store, StoreWriter};
@@ -73,6 +74,8 @@ impl<L: ListWatcher> SharedIndexInformer<L> {
             writer,
             name: "informer".to_owned(),
             metrics: Arc::new(NoMetrics),
+            on_reject: None,
+            refused: Vec::new(),
             options: ReflectorOptions {
                 pace: Pace::Every(Duration::from_secs(10)),
                 relist_every: None,
@@ -137,6 +140,9 @@ pub struct InformerBuilder<L: ListWatcher> {
     writer: StoreWriter<L::Object>,
     name: String,
     metrics: Arc<dyn Metrics>,
+    on_reject: Option<OnReject<<L::Object as Object>::Key>>,
+    /// Seeds that could not be taken.
+    refused: Vec<Refused<<L::Object as Object>::Key>>,
     options: ReflectorOptions,
 }
 
@@ -204,6 +210,15 @@ impl<L: ListWatcher> InformerBuilder<L> {
         self
     }
 
+    /// Called for every object that cannot be taken, each time that is tried: the place to log.
+    pub fn on_reject(
+        mut self,
+        hook: impl Fn(&Quarantined<<L::Object as Object>::Key>) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_reject = Some(Box::new(hook));
+        self
+    }
+
     /// Where to count.
     pub fn metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
         self.metrics = metrics;
@@ -254,14 +269,17 @@ impl<L: ListWatcher> InformerBuilder<L> {
     /// synced before the first good list all the same.
     pub fn seed(mut self, objects: impl IntoIterator<Item = L::Object>) -> Self {
         for object in objects {
-            self.writer.upsert(object);
+            self.refused.extend(self.writer.put(object, None).err());
         }
         self
     }
 
     /// The informer, ready to run.
     pub fn build(self) -> SharedIndexInformer<L> {
-        let hub = Arc::new(Hub::new(self.name, self.store, self.metrics));
+        let quarantine = Quarantine::new(self.on_reject);
+        let hub = Arc::new(Hub::new(self.name, self.store, self.metrics, quarantine));
+        self.refused.into_iter().for_each(|refused| hub.reject(refused, 0));
+        hub.status.send_modify(|status| status.quarantined = hub.quarantine.len());
         let poke = Arc::new(Notify::new());
         let handle = InformerHandle { hub: hub.clone(), poke: poke.clone() };
         let reflector = Reflector::new(self.source, self.writer, hub, poke, self.options);
@@ -336,6 +354,12 @@ impl<T: Object> InformerHandle<T> {
             () = tokio::time::sleep(deadline) => false,
         };
         if done { Ok(()) } else { Err(NotSynced::new(deadline, &self.hub.status.borrow())) }
+    }
+
+    /// The objects that could not be taken and were not taken since, by key; those without a key
+    /// last, and of these the first hundred only.
+    pub fn quarantine(&self) -> Vec<Quarantined<T::Key>> {
+        self.hub.quarantine.all()
     }
 
     /// How it is doing.

@@ -33,6 +33,9 @@ pub struct Status {
     pub last_list: ListCounts,
     /// Why the last list was suspicious, if it was.
     pub suspicious: Option<String>,
+    /// How many objects could not be taken; see
+    /// [`InformerHandle::quarantine`](crate::InformerHandle::quarantine).
+    pub quarantined: usize,
 }
 
 /// What an informer is doing.

@@ -26,8 +26,8 @@ use crate::object::{Object, table_hash};
 pub use overlay::{Overlay, Until, Writing};
 use shard::Shard;
 pub use wait::NotYet;
-pub(crate) use writer::Stamped;
 pub use writer::StoreWriter;
+pub(crate) use writer::{Stamped, answered};
 
 /// How many shards a store has unless told otherwise.
 pub(crate) const SHARDS: usize = 16;

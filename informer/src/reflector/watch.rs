@@ -10,6 +10,7 @@ use super::guard::{panicked, until};
 use super::{Reflector, State, Step};
 use crate::delta_fifo::Certainty;
 use crate::list_watcher::{Cursor, ListWatcher, SourceError, WatchEvent};
+use crate::quarantine::Refused;
 use crate::status::Phase;
 
 /// How many items of a watch are applied before handlers hear of them.
@@ -45,7 +46,7 @@ impl<L: ListWatcher> Reflector<L> {
 
     /// Applies a watch until it ends.
     async fn follow(&mut self, from: &Cursor, cursor: &mut Cursor, items: &mut u64) -> WatchEnd {
-        let Self { source, writer, publisher, hub, poke, options, failures, .. } = self;
+        let Self { source, writer, publisher, hub, poke, options, failures, list, .. } = self;
         let relist_at = self.relist_at;
         let mut chunks = pin!(source.watch(from).ready_chunks(WATCH_BATCH));
         loop {
@@ -68,8 +69,20 @@ impl<L: ListWatcher> Reflector<L> {
             let mut good = false;
             for item in chunk {
                 let change = match item {
-                    Ok(WatchEvent::Upsert(object)) => writer.put(object, None),
-                    Ok(WatchEvent::Delete(key)) => writer.delete(&key, Certainty::Observed),
+                    Ok(WatchEvent::Upsert(object)) => {
+                        writer.put(object, None).unwrap_or_else(|refused| {
+                            hub.reject(refused, *list);
+                            None
+                        })
+                    }
+                    Ok(WatchEvent::Delete(key)) => {
+                        hub.quarantine.release(&key);
+                        writer.delete(&key, Certainty::Observed)
+                    }
+                    Ok(WatchEvent::Reject { key, error }) => {
+                        hub.reject(Refused { key, error }, *list);
+                        None
+                    }
                     Ok(WatchEvent::Progress(to)) => {
                         *cursor = to;
                         None
@@ -93,6 +106,7 @@ impl<L: ListWatcher> Reflector<L> {
                 hub.status.send_modify(|status| {
                     status.failures = 0;
                     status.last_success = Some(now);
+                    status.quarantined = hub.quarantine.len();
                 });
             }
             if let Some(error) = failure {

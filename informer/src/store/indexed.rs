@@ -16,13 +16,17 @@ use crate::index::{
     Postings, ShardClaims, UniqueIndex, merge,
 };
 use crate::object::Object;
+use crate::quarantine::caught;
 
 impl<T: Object> Store<T> {
     /// Adds an index, at any time; what is in the store already is indexed before this returns.
     ///
     /// `values` pushes the values of one object, none, one or several. It is called again with
     /// the old object when an object changes, so it must depend on the object alone. It runs
-    /// under a lock and must not use the store. If it panics, the object has no values.
+    /// under a lock and must not use the store.
+    ///
+    /// An object on which it panics is [put aside](crate::Quarantined); one that is in the store
+    /// already has no values.
     pub fn index<V>(&self, values: impl Fn(&T, &mut Vec<V>) + Send + Sync + 'static) -> Index<T, V>
     where
         V: Hash + Eq + Clone + Send + Sync + 'static,
@@ -257,8 +261,9 @@ impl<T: Object> Inner<T> {
             let mut index = new();
             let mut shard = shard.write();
             for (slot, entry) in shard.slots.iter().enumerate() {
-                if let Some(entry) = entry {
-                    index.prepare(&entry.object);
+                if let Some(entry) = entry
+                    && caught("an index", || index.prepare(&entry.object)).is_ok()
+                {
                     index.insert(slot_number(slot), &entry.key, &entry.object);
                 }
             }

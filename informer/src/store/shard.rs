@@ -33,11 +33,10 @@ impl<T: Object> Shard<T> {
         self.slots.get(slot as usize)?.as_ref()
     }
 
-    /// Puts an object that was just inserted into all indexes.
+    /// Puts an object that was prepared and inserted into all indexes.
     pub(super) fn index_new(&mut self, slot: u32) {
         let Some(entry) = &self.slots[slot as usize] else { return };
         for index in &mut self.indexes {
-            index.prepare(&entry.object);
             index.insert(slot, &entry.key, &entry.object);
         }
     }

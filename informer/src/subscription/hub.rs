@@ -12,6 +12,7 @@ use super::queue::{Lag, Queue, QueueState};
 use crate::delta_fifo::{Change, DeltaFifo};
 use crate::metrics::Metrics;
 use crate::object::Object;
+use crate::quarantine::{Quarantine, Refused};
 use crate::resync::Resync;
 use crate::status::Status;
 use crate::store::{Stamped, Store};
@@ -25,14 +26,26 @@ pub(crate) struct Hub<T: Object> {
     pub(super) queues: RwLock<Vec<Arc<Queue<T>>>>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) metrics: Arc<dyn Metrics>,
+    pub(crate) quarantine: Quarantine<T::Key>,
 }
 
 impl<T: Object> Hub<T> {
-    pub(crate) fn new(name: String, store: Store<T>, metrics: Arc<dyn Metrics>) -> Self {
+    pub(crate) fn new(
+        name: String,
+        store: Store<T>,
+        metrics: Arc<dyn Metrics>,
+        quarantine: Quarantine<T::Key>,
+    ) -> Self {
         let seeded = store.generation();
         let queues = RwLock::new(Vec::new());
         let status = watch::Sender::new(Status::default());
-        Self { name, store, seeded, queues, status, metrics }
+        Self { name, store, seeded, queues, status, metrics, quarantine }
+    }
+
+    /// Puts aside what cannot be taken.
+    pub(crate) fn reject(&self, refused: Refused<T::Key>, list: u32) {
+        self.metrics.rejected(&self.name);
+        self.quarantine.add(refused, list);
     }
 
     pub(crate) fn subscribe(self: &Arc<Self>, options: SubscribeOptions<T>) -> Subscription<T> {
@@ -92,8 +105,15 @@ impl<T: Object> Publisher<T> {
         Self { hub, batch: Vec::new() }
     }
 
+    pub(crate) fn hub(&self) -> &Hub<T> {
+        &self.hub
+    }
+
     /// Adds a change; answers how many wait for a flush.
     pub(crate) fn add(&mut self, change: Stamped<T>) -> usize {
+        if self.hub.quarantine.len() > 0 {
+            self.hub.quarantine.release(&change.change.object().key());
+        }
         self.batch.push(change);
         self.batch.len()
     }

@@ -11,6 +11,7 @@ use crate::list_watcher::{Cursor, ListDone, ListWatcher, SourceError, WatchEvent
 use crate::listing::Listing;
 use crate::metrics::NoMetrics;
 use crate::object::Object;
+use crate::quarantine::Quarantine;
 use crate::store::Store;
 use crate::subscription::{Hub, Publisher};
 
@@ -81,7 +82,12 @@ type KeyOf<L> = <<L as ListWatcher>::Object as Object>::Key;
 /// One list into an empty store; `None` if it said that nothing changed.
 async fn list_once<L: ListWatcher>(source: &L) -> Result<Option<Listed<KeyOf<L>>>, Violation> {
     let (store, mut writer) = Store::new();
-    let hub = Arc::new(Hub::new("conformance".to_owned(), store.clone(), Arc::new(NoMetrics)));
+    let hub = Arc::new(Hub::new(
+        "conformance".to_owned(),
+        store.clone(),
+        Arc::new(NoMetrics),
+        Quarantine::new(None),
+    ));
     let mut publisher = Publisher::new(hub);
     let mut listing = Listing::new(&mut writer, &mut publisher, 1);
     let done = source.list(&mut listing).await.map_err(Violation::Failed)?;
@@ -96,7 +102,12 @@ async fn list_once<L: ListWatcher>(source: &L) -> Result<Option<Listed<KeyOf<L>>
 
 async fn drop_half_way<L: ListWatcher>(source: &L) {
     let (store, mut writer) = Store::new();
-    let hub = Arc::new(Hub::new("conformance".to_owned(), store, Arc::new(NoMetrics)));
+    let hub = Arc::new(Hub::new(
+        "conformance".to_owned(),
+        store,
+        Arc::new(NoMetrics),
+        Quarantine::new(None),
+    ));
     let mut publisher = Publisher::new(hub);
     let mut listing = Listing::new(&mut writer, &mut publisher, 1);
     let mut list = std::pin::pin!(source.list(&mut listing));
@@ -131,6 +142,9 @@ async fn quiet<L: ListWatcher>(
                 if versions.contains_key(&key) {
                     return Err(Violation::WatchNotQuiet(format!("a delete of {key:?}")));
                 }
+            }
+            Ok(WatchEvent::Reject { error, .. }) => {
+                return Err(Violation::WatchNotQuiet(format!("something unreadable: {error}")));
             }
             Err(error) => return Err(Violation::WatchNotQuiet(format!("an error: {error}"))),
         }

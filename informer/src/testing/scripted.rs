@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::list_watcher::{Cursor, ListDone, ListWatcher, SourceError, Verdict, WatchEvent};
+use crate::list_watcher::{Cause, Cursor, ListDone, ListWatcher, SourceError, Verdict, WatchEvent};
 use crate::listing::Listing;
 use crate::object::{Object, Scope};
 
@@ -31,6 +31,10 @@ pub enum Fault {
     Scopes(Vec<Scope>),
     /// The list says that nothing changed.
     Unchanged,
+    /// The first so many objects cannot be read, except for their keys.
+    Unreadable(usize),
+    /// The first so many objects cannot be read at all.
+    Nameless(usize),
     /// The list panics.
     Panic,
     /// The list takes this long.
@@ -49,6 +53,8 @@ pub enum WatchFault {
     Duplicate,
     /// The next two changes are sent in the wrong order, if they are of two keys.
     Reorder,
+    /// The next change cannot be read, except for the key.
+    Unreadable,
     /// The watch fails instead of sending the next change.
     Error(SourceError),
     /// The watch ends instead of sending the next change.
@@ -236,12 +242,20 @@ impl<T: Object + Clone> ScriptedSource<T> {
                 }
                 _ => batch(vec![event(key, object), progress(revision)], revision),
             },
+            Some(WatchFault::Unreadable) => {
+                let event = WatchEvent::Reject { key: Some(key), error: cause().into() };
+                batch(vec![Ok(event), progress(revision)], revision)
+            }
             Some(WatchFault::Error(error)) => {
                 Some(Batch { items: vec![Err(error)], at: since, end: true })
             }
             Some(WatchFault::End) => Some(Batch { items: vec![], at: since, end: true }),
         }
     }
+}
+
+fn cause() -> Cause {
+    "the script says so".into()
 }
 
 struct Batch<T: Object> {
@@ -263,6 +277,7 @@ impl<T: Object + Clone> ListWatcher for ScriptedSource<T> {
         };
         let mut take = objects.len();
         let mut failure = None;
+        let (mut unreadable, mut nameless) = (0, false);
         match fault {
             Fault::None => {}
             Fault::Error(error) => return Err(error),
@@ -280,6 +295,8 @@ impl<T: Object + Clone> ListWatcher for ScriptedSource<T> {
                 into.scopes(scopes);
                 return Ok(ListDone::complete());
             }
+            Fault::Unreadable(some) => unreadable = some,
+            Fault::Nameless(some) => (unreadable, nameless) = (some, true),
             Fault::Unchanged => return Ok(ListDone::Unchanged),
             Fault::Panic => panic!("the script says so"),
             Fault::Slow(pause) => tokio::time::sleep(pause).await,
@@ -287,6 +304,11 @@ impl<T: Object + Clone> ListWatcher for ScriptedSource<T> {
         }
         for object in objects.into_iter().take(take) {
             let (key, version) = (object.key(), object.version());
+            if unreadable > 0 {
+                unreadable -= 1;
+                into.reject((!nameless).then_some(key), "the script says so");
+                continue;
+            }
             into.offer(&key, version, || object);
             tokio::task::consume_budget().await;
         }

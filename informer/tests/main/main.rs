@@ -2,6 +2,7 @@
 
 mod indexes;
 mod model;
+mod quarantine;
 mod recovery;
 mod waiting;
 mod work;
