@@ -98,7 +98,7 @@ pub use quarantine::Quarantined;
 pub use ready::Priority;
 pub use reflector::{Decision, Reflector, Step};
 pub use shared_informer::{InformerBuilder, InformerHandle, SharedIndexInformer};
-pub use status::{NotSynced, Phase, Status};
+pub use status::{NotSynced, Phase, Status, Verification};
 pub use store::{NotYet, Overlay, Store, StoreWriter, Until, Writing};
 pub use subscription::{Lag, Replay, SubscribeOptions, Subscription, SubscriptionMonitor};
 pub use work_queue::{Shutdown, Taken, WorkQueue, WorkQueueBuilder};

@@ -11,6 +11,7 @@ use hashbrown::HashSet;
 
 use crate::listing::Listing;
 use crate::object::Object;
+use crate::quarantine::caught;
 
 /// A collection that can be read whole and, where the source can, followed.
 ///
@@ -117,7 +118,8 @@ pub enum ListDone {
         /// Where a watch goes on from; `None` from a source that can only list.
         cursor: Option<Cursor>,
     },
-    /// Nothing changed since the last complete list, and nothing needed to be pushed.
+    /// Nothing changed since the last complete list that was not a
+    /// [check](Listing::is_check), and nothing needed to be pushed.
     Unchanged,
 }
 
@@ -181,6 +183,18 @@ pub enum WatchEvent<T: Object> {
     },
     /// Everything up to here was sent: a watch may go on from this cursor. Also a sign of life.
     Progress(Cursor),
+}
+
+impl<T: Object> WatchEvent<T> {
+    /// Which object it is about, if it is about one and that is known.
+    pub(crate) fn key(&self) -> Option<T::Key> {
+        match self {
+            Self::Upsert(object) => caught("the object", || object.key()).ok(),
+            Self::Delete(key) => Some(key.clone()),
+            Self::Reject { key, .. } => key.clone(),
+            Self::Progress(_) => None,
+        }
+    }
 }
 
 /// A place in the history of a collection: opaque to the crate, compared for equality only,

@@ -23,6 +23,8 @@ pub struct Listing<'a, T: Object> {
     scopes: Option<HashSet<Scope>>,
     suspicious: Option<String>,
     nameless: bool,
+    /// In a check nothing is taken in; what differs is noted here.
+    suspects: Option<HashSet<T::Key>>,
     pub(crate) counts: ListCounts,
 }
 
@@ -69,7 +71,25 @@ impl<'a, T: Object> Listing<'a, T> {
         list: u32,
     ) -> Self {
         let counts = ListCounts::default();
-        Self { writer, publisher, list, scopes: None, suspicious: None, nameless: false, counts }
+        Self {
+            writer,
+            publisher,
+            list,
+            scopes: None,
+            suspicious: None,
+            nameless: false,
+            suspects: None,
+            counts,
+        }
+    }
+
+    /// A list that is only compared with the store.
+    pub(crate) fn checking(
+        writer: &'a mut StoreWriter<T>,
+        publisher: &'a mut Publisher<T>,
+        list: u32,
+    ) -> Self {
+        Self { suspects: Some(HashSet::new()), ..Self::new(writer, publisher, list) }
     }
 
     /// Pushes one object without making it: `make` is called only if `key` is new or its version
@@ -92,8 +112,15 @@ impl<'a, T: Object> Listing<'a, T> {
         if self.writer.keep(key, version, self.list) {
             self.counts.items += 1;
             self.counts.unchanged += 1;
-            self.publisher.hub().quarantine.release(key);
+            if !self.is_check() {
+                self.publisher.hub().quarantine.release(key);
+            }
             return Offered::Unchanged;
+        }
+        if let Some(suspects) = &mut self.suspects {
+            self.counts.items += 1;
+            suspects.insert(key.clone());
+            return Offered::Changed;
         }
         let object = caught("making the object", || make().map_err(Into::into));
         let object = match object {
@@ -107,6 +134,12 @@ impl<'a, T: Object> Listing<'a, T> {
 
     /// Pushes one object that was made already.
     pub fn put(&mut self, object: T) -> Offered {
+        if self.suspects.is_some() {
+            return match caught("the object", || (object.key(), object.version())) {
+                Ok((key, version)) => self.offer(&key, version, || object),
+                Err(cause) => self.reject(None, cause),
+            };
+        }
         match self.writer.put(object, Some(self.list)) {
             Ok(Some(change)) => {
                 self.counts.items += 1;
@@ -140,8 +173,19 @@ impl<'a, T: Object> Listing<'a, T> {
             Some(key) => self.writer.spare(key, self.list),
             None => self.nameless = true,
         }
-        self.publisher.hub().reject(refused, self.list);
+        // A check takes nothing in, so there is nothing that it could not take either.
+        if !self.is_check() {
+            self.publisher.hub().reject(refused, self.list);
+        }
         Offered::Rejected
+    }
+
+    /// Whether this list is only compared with the store, as
+    /// [`verify_every`](crate::InformerBuilder::verify_every) asks for. A source that answers
+    /// [`ListDone::Unchanged`](crate::ListDone::Unchanged) must not remember such a list as the
+    /// last complete one, because nothing of it is taken in. All others need not care.
+    pub fn is_check(&self) -> bool {
+        self.suspects.is_some()
     }
 
     /// Restricts this list to scopes, and names one that answered whole. Objects of scopes that
@@ -177,6 +221,11 @@ impl<'a, T: Object> Listing<'a, T> {
         self.publisher.flush();
         let Self { scopes, suspicious, nameless, counts, .. } = self;
         Sweep { scopes, suspicious, nameless, counts }
+    }
+
+    pub(crate) fn finish_check(mut self) -> (Sweep, HashSet<T::Key>) {
+        let suspects = self.suspects.take().unwrap_or_default();
+        (self.finish(), suspects)
     }
 
     fn publish(&mut self, change: Stamped<T>) {

@@ -34,6 +34,11 @@ pub trait Metrics: Send + Sync + 'static {
         let _ = informer;
     }
 
+    /// The store was checked against the source: so many objects differed.
+    fn verified(&self, informer: &str, took: Duration, differences: u64) {
+        let _ = (informer, took, differences);
+    }
+
     /// So many changes were made to the store; `kind` is `added`, `modified` or `deleted`.
     fn changed(&self, informer: &str, kind: &'static str, count: u64) {
         let _ = (informer, kind, count);

@@ -9,7 +9,10 @@
 //!    ^                            v
 //!    +------- any failure -----> Wait for the back-off, then where it failed
 //! ```
+//!
+//! Now and then a watch is broken off to [check] the store, and taken up again where it was.
 
+mod check;
 mod guard;
 mod watch;
 
@@ -28,6 +31,7 @@ use crate::object::Object;
 use crate::status::Phase;
 use crate::store::{StoreWriter, answered};
 use crate::subscription::{Hub, Publisher};
+use check::Check;
 use guard::guarded;
 pub(crate) use guard::panic_text;
 
@@ -57,6 +61,7 @@ pub(crate) enum Pace {
 pub(crate) struct ReflectorOptions {
     pub(crate) pace: Pace,
     pub(crate) relist_every: Option<Duration>,
+    pub(crate) verify_every: Option<Duration>,
     pub(crate) backoff: Backoff,
     pub(crate) gate: Option<StartGate>,
     pub(crate) list_timeout: Option<Duration>,
@@ -77,6 +82,9 @@ pub struct Reflector<L: ListWatcher> {
     state: State,
     list: u32,
     relist_at: Option<Instant>,
+    check_at: Option<Instant>,
+    /// A check whose list is in, and whose watch is not there yet.
+    check: Option<Check<<L::Object as Object>::Key>>,
     failures: u32,
     /// Watches in a row that ended without a single item.
     barren: u32,
@@ -86,7 +94,12 @@ pub struct Reflector<L: ListWatcher> {
 enum State {
     List,
     Watch(Cursor),
-    Wait { until: Instant, then: Box<State> },
+    /// Compare with a list, then watch from here on.
+    Check(Cursor),
+    Wait {
+        until: Instant,
+        then: Box<State>,
+    },
     Stopped,
 }
 
@@ -98,6 +111,8 @@ pub enum Step {
     Listed,
     /// A watch ended without an error, or it is time to list again.
     Watched,
+    /// The store was compared with a list.
+    Checked,
     /// A list or a watch failed; the next step waits.
     Failed,
     /// A pause is over.
@@ -124,6 +139,8 @@ impl<L: ListWatcher> Reflector<L> {
             state: State::List,
             list: 0,
             relist_at: None,
+            check_at: None,
+            check: None,
             failures: 0,
             barren: 0,
         }
@@ -139,6 +156,7 @@ impl<L: ListWatcher> Reflector<L> {
         match self.state.clone() {
             State::List => self.list().await,
             State::Watch(cursor) => self.watch(cursor).await,
+            State::Check(cursor) => self.check(cursor).await,
             State::Wait { until, then } => {
                 self.phase(Phase::Waiting);
                 tokio::select! {
@@ -158,6 +176,7 @@ impl<L: ListWatcher> Reflector<L> {
 
     async fn list(&mut self) -> Step {
         self.phase(Phase::Listing);
+        self.check = None;
         let _place = match &self.options.gate {
             Some(gate) => gate.enter().await,
             None => None,
@@ -243,6 +262,7 @@ impl<L: ListWatcher> Reflector<L> {
             status.quarantined = self.hub.quarantine.len();
         });
         self.relist_at = self.options.relist_every.map(|period| now + jittered(period, 0.1));
+        self.schedule_check();
         self.state = match (cursor, self.options.pace) {
             (Some(cursor), _) if trusted => State::Watch(cursor),
             (_, Pace::SelfPaced) => State::List,
@@ -253,7 +273,6 @@ impl<L: ListWatcher> Reflector<L> {
     /// What follows a failure.
     fn failed(&mut self, error: SourceError, then: State) -> Step {
         self.failures += 1;
-        self.hub.metrics.source_failed(&self.hub.name, error.class());
         let decision = match &self.options.on_error {
             Some(hook) => hook(&error, self.failures),
             None => Decision::Retry,
@@ -265,19 +284,23 @@ impl<L: ListWatcher> Reflector<L> {
             Decision::RetryAfter(pause) => pause,
             Decision::Stop => Duration::ZERO,
         };
-        let now = Instant::now();
         let failures = self.failures;
-        self.hub.status.send_modify(|status| {
-            status.failures = failures;
-            status.last_error = Some(Arc::new(error));
-            status.last_error_at = Some(now);
-        });
+        self.hub.status.send_modify(|status| status.failures = failures);
+        self.note_failure(error);
         if decision == Decision::Stop {
             self.state = State::Stopped;
             return Step::Stopped;
         }
-        self.state = State::wait(now + pause, then);
+        self.state = State::wait(Instant::now() + pause, then);
         Step::Failed
+    }
+
+    fn note_failure(&self, error: SourceError) {
+        self.hub.metrics.source_failed(&self.hub.name, error.class());
+        self.hub.status.send_modify(|status| {
+            status.last_error = Some(Arc::new(error));
+            status.last_error_at = Some(Instant::now());
+        });
     }
 
     fn publish_delete(&mut self, key: &<L::Object as Object>::Key, certainty: Certainty) {

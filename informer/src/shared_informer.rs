@@ -79,6 +79,7 @@ impl<L: ListWatcher> SharedIndexInformer<L> {
             options: ReflectorOptions {
                 pace: Pace::Every(Duration::from_secs(10)),
                 relist_every: None,
+                verify_every: None,
                 backoff: Backoff::default(),
                 gate: None,
                 list_timeout: None,
@@ -171,6 +172,20 @@ impl<L: ListWatcher> InformerBuilder<L> {
     /// repairs whatever the watch missed. Default: never.
     pub fn relist_every(mut self, period: Duration) -> Self {
         self.options.relist_every = Some(period);
+        self
+    }
+
+    /// Checks the store against a list of the source this often, give or take a tenth: whether a
+    /// watch that seems well has kept something to itself. Default: never.
+    ///
+    /// The list is compared and not taken in, and the watch goes on from where it was; what the
+    /// watch sends by the time it has come to where the list was is no difference. Anything that
+    /// still differs then is counted in the [`Status`] with its key, and repaired by a list that
+    /// is taken in. A check costs what a list in which nothing changed costs, and holds no copy.
+    ///
+    /// For a source that cannot watch every list is a check already.
+    pub fn verify_every(mut self, period: Duration) -> Self {
+        self.options.verify_every = Some(period);
         self
     }
 

@@ -36,6 +36,25 @@ pub struct Status {
     /// How many objects could not be taken; see
     /// [`InformerHandle::quarantine`](crate::InformerHandle::quarantine).
     pub quarantined: usize,
+    /// What the last [check](crate::InformerBuilder::verify_every) of the store against the
+    /// source came to.
+    pub verified: Option<Verification>,
+    /// Objects that checks found to differ, and that were repaired, so far.
+    pub differences: u64,
+}
+
+/// What one check of a store against its source came to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Verification {
+    /// When it ended.
+    pub at: Instant,
+    /// How many objects the source showed.
+    pub objects: u64,
+    /// How many differed although the watch had passed them: changes that it never sent.
+    pub differences: u64,
+    /// The first few keys of these, as `Debug` shows them.
+    pub keys: Vec<String>,
 }
 
 /// What an informer is doing.

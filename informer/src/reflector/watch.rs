@@ -27,10 +27,12 @@ impl<L: ListWatcher> Reflector<L> {
         let took = started.elapsed();
         self.hub.metrics.watched(&self.hub.name, took, items);
         // A watch that was quiet for long was a good one.
-        let barren = items == 0 && took < self.options.backoff.max();
+        let ours = matches!(end, WatchEnd::Relist | WatchEnd::Check);
+        let barren = items == 0 && took < self.options.backoff.max() && !ours;
         self.barren = if barren { self.barren + 1 } else { 0 };
         match end {
             WatchEnd::Relist => self.state = State::List,
+            WatchEnd::Check => self.state = State::Check(cursor),
             WatchEnd::Closed if self.barren > 0 => {
                 let pause = self.options.backoff.pause(self.barren - 1, None);
                 self.state = State::wait(Instant::now() + pause, State::Watch(cursor));
@@ -46,8 +48,9 @@ impl<L: ListWatcher> Reflector<L> {
 
     /// Applies a watch until it ends.
     async fn follow(&mut self, from: &Cursor, cursor: &mut Cursor, items: &mut u64) -> WatchEnd {
-        let Self { source, writer, publisher, hub, poke, options, failures, list, .. } = self;
-        let relist_at = self.relist_at;
+        let Self { source, writer, publisher, hub, poke, options, failures, list, check, .. } =
+            self;
+        let (relist_at, check_at) = (self.relist_at, self.check_at);
         let mut chunks = pin!(source.watch(from).ready_chunks(WATCH_BATCH));
         loop {
             let idle_at = options.idle_timeout.map(|idle| Instant::now() + idle);
@@ -56,6 +59,11 @@ impl<L: ListWatcher> Reflector<L> {
                 chunk = next => chunk,
                 () = poke.notified() => return WatchEnd::Relist,
                 () = until(relist_at) => return WatchEnd::Relist,
+                () = until(check_at) => {
+                    // By now the watch has had a whole period to explain what is suspect.
+                    let damaged = check.take().is_some_and(|check| check.conclude(hub));
+                    return if damaged { WatchEnd::Relist } else { WatchEnd::Check };
+                }
                 () = until(idle_at) => {
                     return WatchEnd::Failed(SourceError::transient("the watch went silent"));
                 }
@@ -67,7 +75,13 @@ impl<L: ListWatcher> Reflector<L> {
             };
             let mut failure = None;
             let mut good = false;
+            let mut damaged = false;
             for item in chunk {
+                if let (Some(check), Ok(event)) = (&mut *check, &item)
+                    && let Some(key) = event.key()
+                {
+                    check.explain(&key);
+                }
                 let change = match item {
                     Ok(WatchEvent::Upsert(object)) => {
                         writer.put(object, None).unwrap_or_else(|refused| {
@@ -85,6 +99,8 @@ impl<L: ListWatcher> Reflector<L> {
                     }
                     Ok(WatchEvent::Progress(to)) => {
                         *cursor = to;
+                        let over = check.take_if(|check| check.is_over(cursor));
+                        damaged |= over.is_some_and(|check| check.conclude(hub));
                         None
                     }
                     Err(error) => {
@@ -112,6 +128,9 @@ impl<L: ListWatcher> Reflector<L> {
             if let Some(error) = failure {
                 return WatchEnd::Failed(error);
             }
+            if damaged {
+                return WatchEnd::Relist;
+            }
         }
     }
 }
@@ -121,5 +140,7 @@ enum WatchEnd {
     Closed,
     /// It is time for a list.
     Relist,
+    /// It is time for a check.
+    Check,
     Failed(SourceError),
 }

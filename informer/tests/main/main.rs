@@ -4,6 +4,7 @@ mod indexes;
 mod model;
 mod quarantine;
 mod recovery;
+mod verification;
 mod waiting;
 mod work;
 
