@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use informer::testing::{Fault, ScriptedSource, WatchFault};
 use informer::{
-    Cursor, InformerBuilder, ListDone, ListWatcher, Listing, SharedIndexInformer, SourceError,
-    Status, SubscribeOptions, Verification, WatchEvent,
+    Cursor, InformerBuilder, ListDone, ListWatcher, Listing, Phase, SharedIndexInformer,
+    SourceError, Status, SubscribeOptions, Verification, WatchEvent,
 };
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -172,7 +172,9 @@ async fn what_had_merely_not_arrived_is_no_difference() {
 
         // The watch is broken off, the world goes on, and then the list looks at it.
         *late.pause.lock() = 30 * SECOND;
-        handle.status_until(|status| status.phase == informer::Phase::Listing).await;
+        for phase in [Phase::Watching, Phase::Listing] {
+            handle.status_until(|status| status.phase == phase).await;
+        }
         source.watch_faults([WatchFault::Drop]);
         source.set(Thing::new(4, 2));
         (1..=2).for_each(|id| source.set(Thing::new(id, 2)));
