@@ -76,6 +76,7 @@ mod ready;
 mod reflector;
 mod resync;
 mod shared_informer;
+mod sleepers;
 mod status;
 mod store;
 mod subscription;

@@ -21,7 +21,8 @@ use crate::backoff::Backoff;
 use crate::object::{Key, table_hash};
 use crate::ready::{Linked, Links, Priority, Ready};
 
-/// A queue that was longer than this gives its memory back when it is empty.
+/// A queue with room for more than this gives it back when it is empty, unless it has just used a
+/// good part of it: bursts come again.
 const KEPT_ENTRIES: usize = 4096;
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,6 @@ enum Place {
     },
     /// `again` is what to do after it: it was added meanwhile.
     Running {
-        since: Instant,
         again: Option<Again>,
     },
 }
@@ -48,6 +48,8 @@ enum Again {
 
 struct Entry<K> {
     key: Option<K>,
+    /// Of the key, so that no table needs to look at keys when it grows or shrinks.
+    hash: u64,
     place: Place,
     failures: u32,
     links: Links,
@@ -74,11 +76,14 @@ pub(crate) enum Outcome {
 /// What a caller must do after a call: wake somebody.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Wake {
-    /// A key became ready.
-    pub(crate) ready: bool,
+    /// So many more keys can be taken.
+    pub(crate) ready: usize,
     /// The earliest of those that wait changed.
     pub(crate) timer: bool,
 }
+
+/// Tells the time when asked.
+pub(crate) type Clock = fn() -> Instant;
 
 /// Names the group of a key.
 pub(crate) type GroupOf<K> = Box<dyn Fn(&K) -> u64 + Send + Sync>;
@@ -90,6 +95,8 @@ pub(crate) struct Core<K> {
     ready: Ready,
     waiting: BTreeSet<(Instant, u32)>,
     running: usize,
+    /// The most entries there were since it was empty.
+    peak: usize,
     backoff: Backoff,
     group_of: Option<GroupOf<K>>,
 }
@@ -103,19 +110,22 @@ impl<K: Key> Core<K> {
             ready,
             waiting: BTreeSet::new(),
             running: 0,
+            peak: 0,
             backoff,
             group_of,
         }
     }
 
-    /// Wants `key` run now.
-    pub(crate) fn add(&mut self, key: K, priority: Priority, now: Instant) -> Wake {
-        let at = self.entry(key, now);
+    /// Wants `key`, which has this [hash](table_hash), run now. The clock is asked only if it
+    /// matters, here and below.
+    pub(crate) fn add(&mut self, key: K, hash: u64, priority: Priority, clock: Clock) -> Wake {
+        let at = self.entry(key, hash, clock);
         let entry = &mut self.entries[at as usize];
         match &mut entry.place {
             Place::Free => {
                 entry.links.priority = priority;
-                self.make_ready(at, now)
+                // The entry is new, and so is its time.
+                self.enqueue(at)
             }
             Place::Ready => {
                 if priority > entry.links.priority {
@@ -132,7 +142,7 @@ impl<K: Key> Core<K> {
             Place::Waiting { at: due, .. } => {
                 self.waiting.remove(&(*due, at));
                 entry.links.priority = entry.links.priority.max(priority);
-                self.make_ready(at, now)
+                self.make_ready(at, clock())
             }
             Place::Running { again, .. } => {
                 *again = Some(Again::Now(match *again {
@@ -146,7 +156,8 @@ impl<K: Key> Core<K> {
 
     /// Wants `key` run at `due`, unless it is to run before that anyway.
     pub(crate) fn add_at(&mut self, key: K, due: Instant, failed: bool, now: Instant) -> Wake {
-        let at = self.entry(key, now);
+        let hash = table_hash(&key);
+        let at = self.entry(key, hash, || now);
         let entry = &mut self.entries[at as usize];
         match &mut entry.place {
             Place::Free => self.make_wait(at, due, failed),
@@ -168,7 +179,7 @@ impl<K: Key> Core<K> {
 
     /// Wants `key` run after a back-off, as after a failure.
     pub(crate) fn add_failed(&mut self, key: K, now: Instant) -> Wake {
-        let at = self.entry(key.clone(), now);
+        let at = self.entry(key.clone(), table_hash(&key), || now);
         let entry = &mut self.entries[at as usize];
         if let Place::Ready | Place::Waiting { failed: true, .. } = entry.place {
             return Wake::default(); // it counts once per run
@@ -195,14 +206,15 @@ impl<K: Key> Core<K> {
     pub(crate) fn take(&mut self, now: Instant) -> Option<(u32, K, u32, Instant)> {
         let at = self.ready.pop(&mut self.entries)?;
         let entry = &mut self.entries[at as usize];
-        entry.place = Place::Running { since: now, again: None };
+        entry.place = Place::Running { again: None };
+        let since = std::mem::replace(&mut entry.links.since, now);
         self.running += 1;
         let key = entry.key.clone().expect("an entry that is ready has a key");
-        Some((at, key, entry.failures, entry.links.since))
+        Some((at, key, entry.failures, since))
     }
 
     /// Notes that a run of `at` has ended.
-    pub(crate) fn finish(&mut self, at: u32, outcome: Outcome, now: Instant) -> Wake {
+    pub(crate) fn finish(&mut self, at: u32, outcome: Outcome, clock: Clock) -> Wake {
         let entry = &mut self.entries[at as usize];
         let Place::Running { again, .. } = entry.place else { return Wake::default() };
         self.running -= 1;
@@ -213,7 +225,7 @@ impl<K: Key> Core<K> {
             (Outcome::Failed { .. }, Some(Again::Now(priority @ Priority::Urgent))) => {
                 entry.failures = failures.saturating_add(1);
                 entry.links.priority = priority;
-                self.make_ready(at, now)
+                self.make_ready(at, clock())
             }
             (Outcome::Failed { pause }, again) => {
                 entry.failures = failures.saturating_add(1);
@@ -221,24 +233,24 @@ impl<K: Key> Core<K> {
                     entry.links.priority = entry.links.priority.max(priority);
                 }
                 let pause = pause.unwrap_or_else(|| self.backoff.pause(failures, None));
-                self.make_wait(at, now + pause, true)
+                self.make_wait(at, clock() + pause, true)
             }
             (_, Some(Again::Now(priority))) => {
                 entry.failures = 0;
                 entry.links.priority = priority;
-                self.make_ready(at, now)
+                self.make_ready(at, clock())
             }
             (Outcome::DoneAfter(pause), Some(Again::At(due))) => {
-                self.rest(at, due.min(now + pause))
+                self.rest(at, due.min(clock() + pause))
             }
-            (Outcome::DoneAfter(pause), None) => self.rest(at, now + pause),
+            (Outcome::DoneAfter(pause), None) => self.rest(at, clock() + pause),
             (Outcome::Done, Some(Again::At(due))) => self.rest(at, due),
             (Outcome::Done, None) => {
                 self.forget(at);
                 Wake::default()
             }
         };
-        wake.ready |= others;
+        wake.ready += usize::from(others);
         wake
     }
 
@@ -262,7 +274,7 @@ impl<K: Key> Core<K> {
     /// How long those that run have been running.
     pub(crate) fn ages(&self, now: Instant) -> impl Iterator<Item = Duration> {
         self.entries.iter().filter_map(move |entry| match entry.place {
-            Place::Running { since, .. } => Some(now.saturating_duration_since(since)),
+            Place::Running { .. } => Some(now.saturating_duration_since(entry.links.since)),
             _ => None,
         })
     }
@@ -301,29 +313,38 @@ impl<K: Key> Core<K> {
     }
 
     fn make_ready(&mut self, at: u32, now: Instant) -> Wake {
-        let entry = &mut self.entries[at as usize];
-        entry.place = Place::Ready;
-        entry.links.since = now;
+        self.entries[at as usize].links.since = now;
+        self.enqueue(at)
+    }
+
+    fn enqueue(&mut self, at: u32) -> Wake {
+        self.entries[at as usize].place = Place::Ready;
         self.ready.push(&mut self.entries, at);
-        Wake { ready: true, timer: false }
+        Wake { ready: 1, timer: false }
     }
 
     fn make_wait(&mut self, at: u32, due: Instant, failed: bool) -> Wake {
         self.entries[at as usize].place = Place::Waiting { at: due, failed };
         self.waiting.insert((due, at));
-        Wake { ready: false, timer: self.waiting.first() == Some(&(due, at)) }
+        Wake { ready: 0, timer: self.waiting.first() == Some(&(due, at)) }
     }
 
-    fn entry(&mut self, key: K, now: Instant) -> u32 {
-        let hash = table_hash(&key);
+    /// The entry of `key`, made if there is none.
+    fn entry(&mut self, key: K, hash: u64, clock: impl FnOnce() -> Instant) -> u32 {
         let entries = &self.entries;
-        let is_it = |at: &u32| entries[*at as usize].key.as_ref() == Some(&key);
+        let is_it = |at: &u32| {
+            let entry = &entries[*at as usize];
+            entry.hash == hash && entry.key.as_ref() == Some(&key)
+        };
         if let Some(at) = self.table.find(hash, is_it) {
             return *at;
         }
-        let name = self.group_of.as_ref().map_or(0, |group_of| group_of(&key));
-        let links = Links::new(self.ready.join(name), now);
-        let entry = Entry { key: Some(key), place: Place::Free, failures: 0, links };
+        let group = match &self.group_of {
+            None => self.ready.join_sole(),
+            Some(group_of) => self.ready.join(group_of(&key)),
+        };
+        let links = Links::new(group, clock());
+        let entry = Entry { key: Some(key), hash, place: Place::Free, failures: 0, links };
         let at = if let Some(at) = self.free.pop() {
             self.entries[at as usize] = entry;
             at
@@ -332,27 +353,28 @@ impl<K: Key> Core<K> {
             u32::try_from(self.entries.len() - 1).expect("fewer than 2^32 keys")
         };
         let entries = &self.entries;
-        self.table.insert_unique(hash, at, |at| {
-            entries[*at as usize].key.as_ref().map_or(0, |key| table_hash(key))
-        });
+        self.table.insert_unique(hash, at, |at| entries[*at as usize].hash);
+        self.peak = self.peak.max(self.table.len());
         at
     }
 
     fn forget(&mut self, at: u32) {
         let entry = &mut self.entries[at as usize];
         entry.place = Place::Free;
-        if let Some(key) = entry.key.take()
-            && let Ok(found) = self.table.find_entry(table_hash(&key), |other| *other == at)
-        {
+        entry.key = None;
+        if let Ok(found) = self.table.find_entry(entry.hash, |other| *other == at) {
             found.remove();
         }
         let group = entry.links.group;
         self.free.push(at);
         self.ready.leave(group);
-        if self.table.is_empty() && self.entries.len() > KEPT_ENTRIES {
-            self.entries = Vec::new();
-            self.free = Vec::new();
-            self.table = HashTable::new();
+        if self.table.is_empty() {
+            if self.entries.len() > KEPT_ENTRIES && self.peak < self.entries.len() / 4 {
+                self.entries = Vec::new();
+                self.free = Vec::new();
+                self.table = HashTable::new();
+            }
+            self.peak = 0;
         }
     }
 }

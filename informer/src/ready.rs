@@ -77,6 +77,22 @@ struct Group {
     running: usize,
 }
 
+impl Group {
+    fn new(name: u64, members: usize) -> Self {
+        Self {
+            name,
+            lists: [List { head: NIL, tail: NIL }; LEVELS],
+            in_ring: [false; LEVELS],
+            members,
+            queued: 0,
+            running: 0,
+        }
+    }
+}
+
+/// The number of the group that needs no name.
+const SOLE: u32 = 0;
+
 pub(crate) struct Ready {
     rings: [VecDeque<u32>; LEVELS],
     groups: Vec<Group>,
@@ -88,10 +104,11 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
+    /// With a first group, [`SOLE`], that is never left: the one of queues without groups.
     pub(crate) fn new(cap: usize, ageing: Duration) -> Self {
         Self {
             rings: Default::default(),
-            groups: Vec::new(),
+            groups: vec![Group::new(0, 1)],
             names: HashMap::new(),
             free: Vec::new(),
             cap: cap.max(1),
@@ -104,6 +121,12 @@ impl Ready {
         self.len
     }
 
+    /// Adds a member to the group that all keys are in unless somebody tells them apart.
+    pub(crate) fn join_sole(&mut self) -> u32 {
+        self.groups[SOLE as usize].members += 1;
+        SOLE
+    }
+
     /// Adds a member to the group with this name and answers the group's number, which holds
     /// until the last member has [left](Self::leave).
     pub(crate) fn join(&mut self, name: u64) -> u32 {
@@ -111,14 +134,7 @@ impl Ready {
             self.groups[*group as usize].members += 1;
             return *group;
         }
-        let new = Group {
-            name,
-            lists: [List { head: NIL, tail: NIL }; LEVELS],
-            in_ring: [false; LEVELS],
-            members: 1,
-            queued: 0,
-            running: 0,
-        };
+        let new = Group::new(name, 1);
         let number = if let Some(number) = self.free.pop() {
             self.groups[number as usize] = new;
             number
@@ -199,11 +215,16 @@ impl Ready {
 
     /// One of the group's running ones has ended. Answers whether that lets another one in.
     pub(crate) fn ended(&mut self, number: u32) -> bool {
-        self.groups[number as usize].running -= 1;
+        let group = &mut self.groups[number as usize];
+        let was_full = group.running >= self.cap;
+        group.running -= 1;
+        if !was_full || group.queued == 0 {
+            return false; // whoever waits in it waits in the rings already
+        }
         for level in 0..LEVELS {
             self.enter_ring(number, level);
         }
-        self.groups[number as usize].queued > 0
+        true
     }
 
     fn enter_ring(&mut self, number: u32, level: usize) {
@@ -219,6 +240,9 @@ impl Ready {
     fn next_level<E: Linked>(&mut self, entries: &[E]) -> Option<usize> {
         let mut best: Option<(Instant, usize)> = None;
         for level in 0..LEVELS {
+            if self.rings[level].is_empty() {
+                continue;
+            }
             let Some(at) = self.front(level) else { continue };
             let handicap = self.ageing * u32::try_from(level).unwrap_or(0);
             let turn = entries[at as usize].links().since + handicap;

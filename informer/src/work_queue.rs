@@ -1,20 +1,23 @@
 //! Keys that need work: each once, never twice at the same time, again after a failure.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::hash::Hash;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
-use crate::object::{Key, fingerprint};
+use crate::object::{Key, fingerprint, table_hash};
 use crate::queue_core::{Core, GroupOf, Outcome, Wake};
 use crate::ready::{Priority, Ready};
+use crate::sleepers::{Sleepers, Ticket};
 
 /// A queue of keys between those who see that something needs work and those who work.
 ///
@@ -53,19 +56,14 @@ struct Shared<K> {
     name: String,
     metrics: Option<Arc<dyn Metrics>>,
     state: Mutex<State<K>>,
-    /// One taker can go on.
-    ready: Notify,
-    /// The taker that keeps the time must look again.
-    timer: Notify,
-    /// Something ended.
+    /// Something ended, after the queue was told to end.
     ended: Notify,
-    /// Whether some taker keeps the time.
-    kept: AtomicBool,
 }
 
 struct State<K> {
     core: Core<K>,
     mode: Mode,
+    sleepers: Sleepers,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -109,17 +107,20 @@ impl<K: Key> WorkQueue<K> {
 
     /// Wants this key worked on; of several priorities the highest counts.
     pub fn add_with(&self, key: K, priority: Priority) -> bool {
-        self.change(|core, now| core.add(key, priority, now))
+        let hash = table_hash(&key);
+        self.change(|core| core.add(key, hash, priority, Instant::now))
     }
 
     /// Wants this key worked on after a delay, unless it is to be before that anyway.
     pub fn add_after(&self, key: K, delay: Duration) -> bool {
-        self.change(|core, now| core.add_at(key, now + delay, false, now))
+        let now = Instant::now();
+        self.change(|core| core.add_at(key, now + delay, false, now))
     }
 
     /// Wants this key worked on after its back-off, as if it had failed once more.
     pub fn add_rate_limited(&self, key: K) -> bool {
-        self.change(|core, now| core.add_failed(key, now))
+        let now = Instant::now();
+        self.change(|core| core.add_failed(key, now))
     }
 
     /// The next key to work on, as soon as there is one; `None` once the queue is shut down.
@@ -128,43 +129,30 @@ impl<K: Key> WorkQueue<K> {
     ///
     /// Safe: a key is taken only when it is returned.
     pub async fn take(&self) -> Option<Taken<K>> {
-        // Kept until this returns: giving it up in between would wake ourselves for ever.
-        let mut keeper = None;
-        loop {
-            match self.look() {
-                Look::Found(taken) => return Some(taken),
-                Look::Over => return None,
-                Look::Empty => {}
-            }
-            // Armed before the second look, so that what is added in between is not missed.
-            let mut ready = std::pin::pin!(self.shared.ready.notified());
-            ready.as_mut().enable();
-            if keeper.is_none() {
-                keeper = Keeper::try_new(&self.shared);
-            }
-            match self.look() {
-                Look::Found(taken) => return Some(taken),
-                Look::Over => return None,
-                Look::Empty => {}
-            }
-            if keeper.is_some() {
-                let due = self.shared.state.lock().core.next_due();
-                tokio::select! {
-                    () = ready => {}
-                    () = self.shared.timer.notified() => {}
-                    () = until(due) => {}
+        let mut turn = Turn { queue: self, ticket: None };
+        let mut timer = pin!(None);
+        poll_fn(|context| {
+            loop {
+                match turn.look(Some(context.waker())) {
+                    Look::Found(taken) => return Poll::Ready(Some(taken)),
+                    Look::Over => return Poll::Ready(None),
+                    Look::Empty(due) => {
+                        let timer = wait_until(timer.as_mut(), due);
+                        if timer.is_none_or(|timer| timer.poll(context).is_pending()) {
+                            return Poll::Pending;
+                        }
+                    }
                 }
-            } else {
-                ready.await;
             }
-        }
+        })
+        .await
     }
 
     /// The next key to work on, if there is one now.
     pub fn try_take(&self) -> Option<Taken<K>> {
-        match self.look() {
+        match (Turn { queue: self, ticket: None }).look(None) {
             Look::Found(taken) => Some(taken),
-            Look::Empty | Look::Over => None,
+            Look::Empty(_) | Look::Over => None,
         }
     }
 
@@ -240,14 +228,15 @@ impl<K: Key> WorkQueue<K> {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Core<K>, Instant) -> Wake) -> bool {
+    fn change(&self, change: impl FnOnce(&mut Core<K>) -> Wake) -> bool {
         let mut state = self.shared.state.lock();
         if state.mode != Mode::Open {
             return false;
         }
         let before = state.core.ready();
-        let wake = change(&mut state.core, Instant::now());
+        let wake = change(&mut state.core);
         let depth = state.core.ready();
+        let woken = state.wake(wake);
         drop(state);
         if let Some(metrics) = &self.shared.metrics
             && depth > before
@@ -255,38 +244,8 @@ impl<K: Key> WorkQueue<K> {
             metrics.queue_added(&self.shared.name);
             metrics.queue_depth(&self.shared.name, depth);
         }
-        self.shared.wake(wake);
+        woken.wake();
         true
-    }
-
-    fn look(&self) -> Look<K> {
-        let mut state = self.shared.state.lock();
-        if state.mode == Mode::Closed {
-            return Look::Over;
-        }
-        let now = Instant::now();
-        let promoted = if state.mode == Mode::Open { state.core.promote(now) } else { 0 };
-        let Some((at, key, failures, since)) = state.core.take(now) else {
-            let over = state.mode == Mode::Draining
-                && state.core.running() == 0
-                && state.core.ready() == 0;
-            return if over { Look::Over } else { Look::Empty };
-        };
-        let depth = state.core.ready();
-        let delayed = state.core.next_due().is_some();
-        drop(state);
-        if let Some(metrics) = &self.shared.metrics {
-            let name = &self.shared.name;
-            (0..promoted).for_each(|_| metrics.queue_added(name));
-            metrics.queue_depth(name, depth);
-            metrics.queue_taken(name, now.saturating_duration_since(since));
-        }
-        if depth > 0 || (delayed && !self.shared.kept.load(Ordering::Acquire)) {
-            // There is more than this taker takes, or nobody is left who keeps the time.
-            self.shared.ready.notify_one();
-        }
-        let shared = Some(self.shared.clone());
-        Look::Found(Taken { shared, at, key, failures, since: now })
     }
 
     async fn until(&self, condition: impl Fn(&Core<K>) -> bool) {
@@ -303,14 +262,15 @@ impl<K: Key> WorkQueue<K> {
 
 impl<K: Key> Shared<K> {
     fn finish(&self, at: u32, outcome: Outcome, since: Instant) {
-        let now = Instant::now();
         let mut state = self.state.lock();
         let before = state.core.ready();
-        let wake = state.core.finish(at, outcome, now);
+        let wake = state.core.finish(at, outcome, Instant::now);
         let depth = state.core.ready();
-        let draining = state.mode != Mode::Open;
+        let ending = state.mode != Mode::Open;
+        let woken = state.wake(wake);
         drop(state);
         if let Some(metrics) = &self.metrics {
+            let now = Instant::now();
             metrics.queue_done(&self.name, now.saturating_duration_since(since));
             if let Outcome::Failed { .. } = outcome {
                 metrics.queue_retried(&self.name);
@@ -320,57 +280,132 @@ impl<K: Key> Shared<K> {
                 metrics.queue_depth(&self.name, depth);
             }
         }
-        self.wake(wake);
-        if draining {
+        woken.wake();
+        if ending {
             self.wake_all();
         }
     }
 
-    fn wake(&self, wake: Wake) {
-        if wake.ready {
-            self.ready.notify_one();
+    fn wake_all(&self) {
+        let woken = self.state.lock().sleepers.wake_all();
+        woken.into_iter().for_each(Waker::wake);
+        self.ended.notify_waiters();
+    }
+}
+
+impl<K: Key> State<K> {
+    /// Those who can go on after something became ready or due. To be woken without the lock.
+    fn wake(&mut self, wake: Wake) -> Woken {
+        let first = if wake.ready > 0 { self.sleepers.wake() } else { None };
+        // An end that lets another key of its group in may bring its own key back as well.
+        let second = if wake.ready > 1 {
+            self.sleepers.wake()
+        } else if wake.timer {
+            self.sleepers.wake_keeper()
+        } else {
+            None
+        };
+        Woken(first, second)
+    }
+}
+
+/// Up to two takers that are no longer among those who sleep.
+#[must_use = "they sleep until they are woken"]
+struct Woken(Option<Waker>, Option<Waker>);
+
+impl Woken {
+    fn wake(self) {
+        if let Some(waker) = self.0 {
+            waker.wake();
         }
-        if wake.timer {
-            self.timer.notify_one();
+        if let Some(waker) = self.1 {
+            waker.wake();
         }
     }
+}
 
-    fn wake_all(&self) {
-        self.ready.notify_waiters();
-        self.ended.notify_waiters();
-        self.timer.notify_one();
+/// Somebody's wait for a key. If it is given up, whoever comes next is woken in its place.
+struct Turn<'a, K: Key> {
+    queue: &'a WorkQueue<K>,
+    /// There is one once it went to sleep.
+    ticket: Option<Ticket>,
+}
+
+impl<K: Key> Turn<'_, K> {
+    /// Takes a key, or goes to sleep if there is a waker to be woken by.
+    fn look(&mut self, waker: Option<&Waker>) -> Look<K> {
+        let shared = &self.queue.shared;
+        let mut state = shared.state.lock();
+        if state.mode == Mode::Closed {
+            return Look::Over;
+        }
+        let now = Instant::now();
+        let promoted = if state.mode == Mode::Open { state.core.promote(now) } else { 0 };
+        let Some((at, key, failures, since)) = state.core.take(now) else {
+            let over = state.mode == Mode::Draining
+                && state.core.running() == 0
+                && state.core.ready() == 0;
+            let Some(waker) = waker.filter(|_| !over) else {
+                return if over { Look::Over } else { Look::Empty(None) };
+            };
+            let ticket = state.sleepers.sleep(self.ticket, waker);
+            self.ticket = Some(ticket);
+            let due = state.core.next_due().filter(|_| state.mode == Mode::Open);
+            let due = due.filter(|_| state.sleepers.keep_time(ticket));
+            return Look::Empty(due);
+        };
+        let depth = state.core.ready();
+        let mut woken = Vec::new();
+        let mut others = promoted;
+        let left = self.ticket.take().map(|ticket| state.sleepers.leave(ticket));
+        if left.is_none_or(|left| !left.woken) {
+            // Nobody counts on this taker, so one of what there is now is its own.
+            others = others.saturating_sub(1);
+        }
+        if left.is_some_and(|left| left.kept_time) && state.core.next_due().is_some() {
+            others += 1; // to keep the time
+        }
+        woken.extend((0..others).map_while(|_| state.sleepers.wake()));
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+        if let Some(metrics) = &shared.metrics {
+            let name = &shared.name;
+            (0..promoted).for_each(|_| metrics.queue_added(name));
+            metrics.queue_depth(name, depth);
+            metrics.queue_taken(name, now.saturating_duration_since(since));
+        }
+        let shared = Some(shared.clone());
+        Look::Found(Taken { shared, at, key, failures, since: now })
+    }
+}
+
+impl<K: Key> Drop for Turn<'_, K> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut state = self.queue.shared.state.lock();
+        let left = state.sleepers.leave(ticket);
+        let passed_on = left.woken && state.core.ready() > 0;
+        let unkept = left.kept_time && state.core.next_due().is_some();
+        let woken = if passed_on || unkept { state.sleepers.wake() } else { None };
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
     }
 }
 
 /// What there is to take.
 enum Look<K: Key> {
     Found(Taken<K>),
-    Empty,
+    /// Nothing, until then if this taker is the one that keeps the time.
+    Empty(Option<Instant>),
     Over,
 }
 
-/// The one taker that waits for delays on behalf of all. When it goes, the next one does.
-struct Keeper<'a, K: Key>(&'a Shared<K>);
-
-impl<'a, K: Key> Keeper<'a, K> {
-    fn try_new(shared: &'a Shared<K>) -> Option<Self> {
-        let taken = shared.kept.swap(true, Ordering::AcqRel);
-        (!taken).then_some(Self(shared))
+/// Sets a timer to when it is to ring, if it is to ring at all.
+fn wait_until(mut timer: Pin<&mut Option<Sleep>>, due: Option<Instant>) -> Option<Pin<&mut Sleep>> {
+    if timer.as_ref().as_pin_ref().map(|sleep| sleep.deadline()) != due {
+        timer.set(due.map(sleep_until));
     }
-}
-
-impl<K: Key> Drop for Keeper<'_, K> {
-    fn drop(&mut self) {
-        self.0.kept.store(false, Ordering::Release);
-        self.0.ready.notify_one();
-    }
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
+    timer.as_pin_mut()
 }
 
 /// A key that is worked on. Nobody else gets it until this is gone.
@@ -481,11 +516,8 @@ impl<K: Key> WorkQueueBuilder<K> {
             shared: Arc::new(Shared {
                 name: self.name,
                 metrics: self.metrics,
-                state: Mutex::new(State { core, mode: Mode::Open }),
-                ready: Notify::new(),
-                timer: Notify::new(),
+                state: Mutex::new(State { core, mode: Mode::Open, sleepers: Sleepers::default() }),
                 ended: Notify::new(),
-                kept: AtomicBool::new(false),
             }),
         }
     }
