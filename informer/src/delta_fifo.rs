@@ -9,14 +9,21 @@
 //!
 //! So the memory is bounded by the number of keys, however long nobody looks.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 use tokio::time::Instant;
 
 use crate::object::{Object, table_hash};
+
+mod line;
+mod pending;
+
+use line::{Line, Seat};
+use pending::{Extra, Kind, Pending};
 
 /// How we know that an object is gone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
@@ -163,140 +170,6 @@ impl<T> Clone for Event<T> {
     }
 }
 
-/// What waits for one key.
-///
-/// `seen` is what the handler was last told, kept only for handlers that want old objects.
-enum Pending<T> {
-    Added(Arc<T>),
-    /// An add that was given back: the handler may have done it, so a delete does not cancel it.
-    AddedAgain(Arc<T>),
-    Modified {
-        seen: Option<Arc<T>>,
-        new: Arc<T>,
-    },
-    Deleted {
-        seen: Option<Arc<T>>,
-        last: Arc<T>,
-        certainty: Certainty,
-    },
-    Replaced {
-        seen: Option<Arc<T>>,
-        last: Arc<T>,
-        certainty: Certainty,
-        new: Arc<T>,
-    },
-    Resync(Arc<T>),
-}
-
-impl<T: Object> Pending<T> {
-    fn first(change: Change<T>, keep_old: bool) -> Self {
-        match change {
-            Change::Added(new) => Self::Added(new),
-            Change::Modified { old, new } => Self::Modified { seen: keep_old.then_some(old), new },
-            Change::Replaced { old, new } => Self::Replaced {
-                seen: keep_old.then(|| old.clone()),
-                last: old,
-                certainty: Certainty::Inferred,
-                new,
-            },
-            Change::Deleted { last, certainty } => {
-                Self::Deleted { seen: keep_old.then(|| last.clone()), last, certainty }
-            }
-        }
-    }
-
-    /// What waits after `change`; `None` if that is nothing.
-    fn then(self, change: Change<T>, keep_old: bool) -> Option<Self> {
-        use Certainty::Inferred;
-        use Change as C;
-        Some(match (self, change) {
-            (Self::AddedAgain(_), C::Added(new) | C::Modified { new, .. }) => Self::AddedAgain(new),
-            (Self::Resync(_) | Self::AddedAgain(_), change) => Self::first(change, keep_old),
-
-            (Self::Added(_), C::Added(new) | C::Modified { new, .. } | C::Replaced { new, .. }) => {
-                Self::Added(new)
-            }
-            (Self::Added(_), C::Deleted { .. }) => return None,
-
-            (Self::Modified { seen, .. }, C::Added(new) | C::Modified { new, .. }) => {
-                Self::Modified { seen, new }
-            }
-            (Self::Modified { seen, .. }, C::Replaced { old, new }) => {
-                Self::Replaced { seen, last: old, certainty: Inferred, new }
-            }
-            (
-                Self::Modified { seen, .. } | Self::Deleted { seen, .. },
-                C::Deleted { last, certainty },
-            ) => Self::Deleted { seen, last, certainty },
-
-            // The handler knows `last` only; what came and went since then it need not know.
-            (
-                Self::Deleted { seen, last, certainty }
-                | Self::Replaced { seen, last, certainty, .. },
-                C::Added(new) | C::Modified { new, .. } | C::Replaced { new, .. },
-            ) => {
-                if last.incarnation() == new.incarnation() {
-                    Self::Modified { seen, new }
-                } else {
-                    Self::Replaced { seen, last, certainty, new }
-                }
-            }
-            (Self::Replaced { seen, last, certainty, .. }, C::Deleted { .. }) => {
-                Self::Deleted { seen, last, certainty }
-            }
-        })
-    }
-
-    /// What waits when `event`, taken out before `self` came to wait, is given back.
-    ///
-    /// Nobody knows how much of it was done, so a delete is never cancelled out.
-    fn after(self, event: Event<T>) -> Self {
-        match (event, self) {
-            (event, Self::Resync(_)) => Self::again(event),
-            (
-                Event::Added { .. },
-                Self::Modified { new, .. } | Self::Added(new) | Self::AddedAgain(new),
-            ) => Self::AddedAgain(new),
-            (Event::Modified { old, .. }, Self::Modified { new, .. }) => {
-                Self::Modified { seen: old, new }
-            }
-            (Event::Modified { old, .. }, Self::Deleted { last, certainty, .. }) => {
-                Self::Deleted { seen: old, last, certainty }
-            }
-            (Event::Deleted { last, certainty }, Self::Added(new) | Self::Modified { new, .. }) => {
-                if last.incarnation() == new.incarnation() {
-                    Self::Modified { seen: Some(last), new }
-                } else {
-                    Self::Replaced { seen: None, last, certainty, new }
-                }
-            }
-            (_, newer) => newer,
-        }
-    }
-
-    /// An event that was taken out, as something that waits.
-    fn again(event: Event<T>) -> Self {
-        match event {
-            Event::Added { object, .. } => Self::AddedAgain(object),
-            Event::Modified { old, object } => Self::Modified { seen: old, new: object },
-            Event::Deleted { last, certainty } => Self::Deleted { seen: None, last, certainty },
-            Event::Resync(object) => Self::Resync(object),
-        }
-    }
-}
-
-const NIL: u32 = u32::MAX;
-
-struct Node<T: Object> {
-    pending: Option<Pending<T>>,
-    key: Option<T::Key>,
-    prev: u32,
-    next: u32,
-    /// Milliseconds after the queue was made.
-    since: u32,
-    initial: bool,
-}
-
 /// A queue that holds at most one entry per key, in order of first arrival.
 ///
 /// Every handler of an informer has one. Alone it is useful wherever somebody produces changes
@@ -322,26 +195,42 @@ struct Node<T: Object> {
 /// assert!(fifo.pop().is_none());
 /// ```
 pub struct DeltaFifo<T: Object> {
-    table: HashTable<u32>,
-    nodes: Vec<Node<T>>,
-    free: u32,
-    head: u32,
-    tail: u32,
+    /// What waits, by key. Seats that were left from the front are still in it, until they are
+    /// as many as those that are taken.
+    table: HashTable<Seat>,
+    line: Line<T, Mark>,
+    /// Of those that wait, what few have: more objects than one.
+    extras: HashMap<Seat, Extra<T>>,
+    /// Seats from which on those that wait came so many milliseconds after the queue was made.
+    since: VecDeque<(Seat, u32)>,
     keep_old: bool,
     coalesced: u64,
     initial: usize,
     epoch: Instant,
 }
 
+/// What waits besides the object that is in the line.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    kind: Kind,
+    initial: bool,
+}
+
+/// Seats that nobody is in any more are thrown out of the table when there are this many more of
+/// them than of others; holes are filled when there are.
+const STALE: usize = 256;
+
+/// A table with room for more is given back when nothing waits.
+const KEPT: usize = 1024;
+
 impl<T: Object> DeltaFifo<T> {
     /// An empty queue that does not keep old objects.
     pub fn new() -> Self {
         Self {
             table: HashTable::new(),
-            nodes: Vec::new(),
-            free: NIL,
-            head: NIL,
-            tail: NIL,
+            line: Line::new(),
+            extras: HashMap::new(),
+            since: VecDeque::new(),
             keep_old: false,
             coalesced: 0,
             initial: 0,
@@ -356,9 +245,10 @@ impl<T: Object> DeltaFifo<T> {
     }
 
     /// Adds a change, or merges it into what waits for its key.
+    #[expect(clippy::needless_pass_by_value, reason = "whoever pushes it is done with it")]
     pub fn push(&mut self, change: Change<T>) {
         let hash = table_hash(&change.object().key());
-        self.push_at(change, hash, false, Instant::now());
+        self.push_at(&change, hash, false, Instant::now());
     }
 
     /// Adds a reminder, unless something waits for its key.
@@ -366,7 +256,7 @@ impl<T: Object> DeltaFifo<T> {
         let key = object.key();
         let hash = table_hash(&key);
         if self.find(hash, &key).is_none() {
-            self.insert(hash, key, Pending::Resync(object), false, Instant::now());
+            self.insert(hash, Pending::Resync(object), false, Instant::now());
         }
     }
 
@@ -378,32 +268,32 @@ impl<T: Object> DeltaFifo<T> {
     pub fn give_back(&mut self, event: Event<T>) {
         let key = event.key();
         let hash = table_hash(&key);
-        if let Some(at) = self.find(hash, &key) {
-            let node = &mut self.nodes[at as usize];
-            node.pending = node.pending.take().map(|newer| newer.after(event));
+        if let Some(seat) = self.find(hash, &key) {
+            self.merge(seat, |newer| Some(newer.after(event)));
         } else {
-            self.insert(hash, key, Pending::again(event), false, Instant::now());
+            self.insert(hash, Pending::again(event), false, Instant::now());
         }
     }
 
-    pub(crate) fn push_at(&mut self, change: Change<T>, hash: u64, initial: bool, now: Instant) {
-        let key = change.object().key();
-        let Some(at) = self.find(hash, &key) else {
+    pub(crate) fn push_at(&mut self, change: &Change<T>, hash: u64, initial: bool, now: Instant) {
+        let Some(seat) = self.find(hash, &change.object().key()) else {
             let pending = Pending::first(change, self.keep_old);
-            self.insert(hash, key, pending, initial, now);
+            self.insert(hash, pending, initial, now);
             return;
         };
         self.coalesced += 1;
-        let node = &mut self.nodes[at as usize];
-        node.pending = node.pending.take().and_then(|p| p.then(change, self.keep_old));
-        if node.pending.is_none() {
-            self.remove(hash, at);
+        let keep_old = self.keep_old;
+        if !self.merge(seat, |waiting| waiting.then(change, keep_old)) {
+            if let Ok(entry) = self.table.find_entry(hash, |other| *other == seat) {
+                entry.remove();
+            }
+            self.tidy();
         }
     }
 
     /// Brings what waits for this key up to date, if anything does: for changes that are not
     /// worth an event of their own.
-    pub(crate) fn refresh_at(&mut self, change: Change<T>, hash: u64, now: Instant) {
+    pub(crate) fn refresh_at(&mut self, change: &Change<T>, hash: u64, now: Instant) {
         if self.find(hash, &change.object().key()).is_some() {
             self.push_at(change, hash, false, now);
         }
@@ -411,44 +301,46 @@ impl<T: Object> DeltaFifo<T> {
 
     /// Takes out the event that has waited longest.
     pub fn pop(&mut self) -> Option<Event<T>> {
-        self.take_at(self.head)
+        let event = self.take_at(self.line.front()?);
+        self.tidy();
+        event
     }
 
     /// Takes out the event of one key.
     pub fn take(&mut self, key: &T::Key) -> Option<Event<T>> {
-        let at = self.find(table_hash(key), key)?;
-        self.take_at(at)
+        let hash = table_hash(key);
+        let seat = self.find(hash, key)?;
+        let event = self.take_at(seat);
+        if self.line.get(seat).is_none()
+            && let Ok(entry) = self.table.find_entry(hash, |other| *other == seat)
+        {
+            entry.remove();
+        }
+        self.tidy();
+        event
     }
 
-    fn take_at(&mut self, at: u32) -> Option<Event<T>> {
-        let node = self.nodes.get_mut(at as usize)?;
-        let initial = node.initial;
-        let event = match node.pending.take()? {
+    fn take_at(&mut self, seat: Seat) -> Option<Event<T>> {
+        let (pending, initial) = self.take_out(seat)?;
+        Some(match pending {
             Pending::Added(object) | Pending::AddedAgain(object) => {
                 Event::Added { object, initial }
             }
             Pending::Modified { seen, new } => Event::Modified { old: seen, object: new },
-            Pending::Deleted { last, certainty, .. } => Event::Deleted { last, certainty },
+            Pending::Deleted { last, certainty, .. }
+            | Pending::Replaced { last, certainty, .. } => Event::Deleted { last, certainty },
             Pending::Resync(object) => Event::Resync(object),
-            Pending::Replaced { last, certainty, new, .. } => {
-                // The delete first; the add stays where it is and is next.
-                node.pending = Some(Pending::Added(new));
-                return Some(Event::Deleted { last, certainty });
-            }
-        };
-        let hash = node.key.as_ref().map_or(0, table_hash);
-        self.remove(hash, at);
-        Some(event)
+        })
     }
 
     /// How many keys wait.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.line.len()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.line.len() == 0
     }
 
     /// How many changes were merged into others so far.
@@ -458,8 +350,9 @@ impl<T: Object> DeltaFifo<T> {
 
     /// How long the first in the queue has waited.
     pub fn oldest(&self) -> Option<Duration> {
-        let head = self.nodes.get(self.head as usize)?;
-        let since = self.epoch + Duration::from_millis(u64::from(head.since));
+        self.line.front()?;
+        let (_, since) = self.since.front()?;
+        let since = self.epoch + Duration::from_millis(u64::from(*since));
         Some(Instant::now().saturating_duration_since(since))
     }
 
@@ -468,63 +361,109 @@ impl<T: Object> DeltaFifo<T> {
         self.initial
     }
 
-    fn find(&self, hash: u64, key: &T::Key) -> Option<u32> {
-        let is_it = |at: &u32| self.nodes[*at as usize].key.as_ref() == Some(key);
+    fn find(&self, hash: u64, key: &T::Key) -> Option<Seat> {
+        let is_it =
+            |seat: &Seat| self.line.get(*seat).is_some_and(|(object, _)| object.key() == *key);
         self.table.find(hash, is_it).copied()
     }
 
-    fn insert(&mut self, hash: u64, key: T::Key, pending: Pending<T>, initial: bool, now: Instant) {
+    fn insert(&mut self, hash: u64, pending: Pending<T>, initial: bool, now: Instant) {
         let since = now.saturating_duration_since(self.epoch).as_millis();
-        let node = Node {
-            pending: Some(pending),
-            key: Some(key),
-            prev: self.tail,
-            next: NIL,
-            since: u32::try_from(since).unwrap_or(u32::MAX),
-            initial,
-        };
-        let at = if self.free == NIL {
-            self.nodes.push(node);
-            u32::try_from(self.nodes.len() - 1).expect("fewer than 2^32 keys")
-        } else {
-            let at = self.free;
-            self.free = self.nodes[at as usize].next;
-            self.nodes[at as usize] = node;
-            at
-        };
-        if self.tail == NIL {
-            self.head = at;
-        } else {
-            self.nodes[self.tail as usize].next = at;
+        let since = u32::try_from(since).unwrap_or(u32::MAX);
+        let (object, kind, extra) = pending.apart();
+        let seat = self.line.push(object, Mark { kind, initial });
+        if let Some(extra) = extra {
+            self.extras.insert(seat, extra);
         }
-        self.tail = at;
+        if self.since.back().is_none_or(|(_, last)| *last != since) {
+            self.since.push_back((seat, since));
+        }
         self.initial += usize::from(initial);
-        let nodes = &self.nodes;
-        self.table
-            .insert_unique(hash, at, |at| nodes[*at as usize].key.as_ref().map_or(0, table_hash));
+        let line = &self.line;
+        let hash_of = |seat: &Seat| line.get(*seat).map_or(0, |(o, _)| table_hash(&o.key()));
+        if self.table.len() == self.table.capacity() {
+            self.table.retain(|seat| line.get(*seat).is_some());
+            if self.table.len() * 2 >= self.table.capacity() {
+                self.table.reserve(self.table.len(), hash_of);
+            }
+        }
+        self.table.insert_unique(hash, seat, hash_of);
     }
 
-    fn remove(&mut self, hash: u64, at: u32) {
-        if let Ok(entry) = self.table.find_entry(hash, |other| *other == at) {
-            entry.remove();
+    /// Makes something else of what waits in a seat. Answers whether something still does; if
+    /// not, it is for the caller to take the seat out of the table.
+    fn merge(&mut self, seat: Seat, f: impl FnOnce(Pending<T>) -> Option<Pending<T>>) -> bool {
+        let Some((object, Mark { kind, initial })) = self.line.get(seat) else { return false };
+        let extra = if self.extras.is_empty() { None } else { self.extras.remove(&seat) };
+        let Some(pending) = f(Pending::whole(object.clone(), kind, extra)) else {
+            self.line.take(seat);
+            self.initial -= usize::from(initial);
+            return false;
+        };
+        let (object, kind, extra) = pending.apart();
+        self.line.swap(seat, object, Mark { kind, initial });
+        if let Some(extra) = extra {
+            self.extras.insert(seat, extra);
         }
-        let node = &mut self.nodes[at as usize];
-        node.key = None;
-        node.pending = None;
-        self.initial -= usize::from(node.initial);
-        let (prev, next) = (node.prev, node.next);
-        node.next = self.free;
-        self.free = at;
-        if prev == NIL {
-            self.head = next;
-        } else {
-            self.nodes[prev as usize].next = next;
+        true
+    }
+
+    /// What waits in a seat. Of something that was replaced, what came stays there as new.
+    fn take_out(&mut self, seat: Seat) -> Option<(Pending<T>, bool)> {
+        let extra = if self.extras.is_empty() { None } else { self.extras.remove(&seat) };
+        let (object, Mark { kind, initial }) = self.line.get(seat)?;
+        if let Kind::Replaced(_) = kind {
+            let new = object.clone();
+            let pending = Pending::whole(new.clone(), kind, extra);
+            self.line.swap(seat, new, Mark { kind: Kind::Added, initial });
+            return Some((pending, initial));
         }
-        if next == NIL {
-            self.tail = prev;
-        } else {
-            self.nodes[next as usize].prev = prev;
+        let (object, _) = self.line.take(seat)?;
+        self.initial -= usize::from(initial);
+        Some((Pending::whole(object, kind, extra), initial))
+    }
+
+    /// Gives back what is held for those that have left.
+    fn tidy(&mut self) {
+        let Some(front) = self.line.front() else {
+            self.since.clear();
+            if self.table.capacity() > KEPT {
+                self.table = HashTable::new();
+                self.since = VecDeque::new();
+                self.extras = HashMap::new();
+            } else {
+                self.table.clear();
+            }
+            return;
+        };
+        // The second of two entries that begin at or before the front is the one that counts.
+        while let Some((seat, _)) = self.since.get(1)
+            && Line::<T, Mark>::is_before(*seat, front.wrapping_add(1))
+        {
+            self.since.pop_front();
         }
+        let few = self.line.len() + STALE;
+        if self.table.len() > self.line.len() + few {
+            self.table.retain(|seat| self.line.get(*seat).is_some());
+        }
+        if self.line.holes() > few {
+            self.fill_holes();
+        }
+    }
+
+    fn fill_holes(&mut self) {
+        self.table.retain(|seat| self.line.get(*seat).is_some());
+        let moved = self.line.compact();
+        let first = self.line.front().unwrap_or_default();
+        // Whoever comes from `seat`, or after it if nobody does, is here now.
+        let now_at = |seat: Seat| {
+            let before = moved.partition_point(|other| Line::<T, Mark>::is_before(*other, seat));
+            first.wrapping_add(Seat::try_from(before).unwrap_or(Seat::MAX))
+        };
+        self.table.iter_mut().for_each(|seat| *seat = now_at(*seat));
+        self.since.iter_mut().for_each(|(seat, _)| *seat = now_at(*seat));
+        let extras = std::mem::take(&mut self.extras);
+        self.extras = extras.into_iter().map(|(seat, extra)| (now_at(seat), extra)).collect();
     }
 }
 

@@ -61,7 +61,7 @@ impl<T: Object> Subscription<T> {
 
     /// The next event, if there is one now.
     pub fn try_next(&mut self) -> Option<Event<T>> {
-        self.queue.pop(&self.hub.store, Instant::now())
+        self.queue.pop(&self.hub.store)
     }
 
     /// Waits for an event, then for up to `linger` for more, and returns at most `max` of them,
@@ -198,12 +198,12 @@ impl<T: Object> SubscriptionMonitor<T> {
         wait_for_sync(&self.hub.status, deadline).await?;
         loop {
             // Armed before the question, so that what is taken in between is not missed.
-            let mut taken = std::pin::pin!(self.queue.taken.notified());
-            taken.as_mut().enable();
+            let mut synced = std::pin::pin!(self.queue.synced.notified());
+            synced.as_mut().enable();
             if self.has_synced() {
                 return Ok(());
             }
-            if timeout(until.saturating_duration_since(Instant::now()), taken).await.is_err() {
+            if timeout(until.saturating_duration_since(Instant::now()), synced).await.is_err() {
                 return Err(NotSynced::new(deadline, &self.hub.status.borrow()));
             }
         }

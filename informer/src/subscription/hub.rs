@@ -64,7 +64,7 @@ impl<T: Object> Hub<T> {
             if replay { (0, vec![0; shards]) } else { (shards, vec![generation; shards]) };
         let closed = self.status.borrow().stopped();
         let state = Mutex::new(QueueState { fifo, next_shard, known, resync, closed });
-        let queue = Arc::new(Queue { options, state, ready: Notify::new(), taken: Notify::new() });
+        let queue = Arc::new(Queue { options, state, ready: Notify::new(), synced: Notify::new() });
         queues.push(queue.clone());
         drop(queues);
         Subscription { queue, hub: self.clone() }

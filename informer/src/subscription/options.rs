@@ -118,21 +118,21 @@ impl<T: Object> SubscribeOptions<T> {
     }
 
     /// What the handler is to make of a change; `None` if it is not worth an event.
-    pub(super) fn view(&self, change: &Change<T>) -> View<T> {
-        let passes = |object: &T| match &self.only {
-            None => true,
-            Some(holds) => catch_unwind(AssertUnwindSafe(|| holds(object))).unwrap_or(true),
+    pub(super) fn view<'a>(&self, change: &'a Change<T>) -> View<'a, T> {
+        let Some(holds) = &self.only else {
+            return if self.same(change) { View::Refresh(change) } else { View::Event(change) };
         };
+        let passes = |object: &T| catch_unwind(AssertUnwindSafe(|| holds(object))).unwrap_or(true);
         match change {
-            Change::Added(new) if passes(new) => View::Event(change.clone()),
-            Change::Deleted { last, .. } if passes(last) => View::Event(change.clone()),
+            Change::Added(new) if passes(new) => View::Event(change),
+            Change::Deleted { last, .. } if passes(last) => View::Event(change),
             Change::Added(_) | Change::Deleted { .. } => View::Nothing,
             Change::Replaced { old, new } | Change::Modified { old, new } => {
                 match (passes(old), passes(new)) {
-                    (true, true) if self.same(change) => View::Refresh(change.clone()),
-                    (true, true) => View::Event(change.clone()),
-                    (false, true) => View::Event(Change::Added(new.clone())),
-                    (true, false) => View::Event(Change::Deleted {
+                    (true, true) if self.same(change) => View::Refresh(change),
+                    (true, true) => View::Event(change),
+                    (false, true) => View::Another(Change::Added(new.clone())),
+                    (true, false) => View::Another(Change::Deleted {
                         last: old.clone(),
                         certainty: crate::Certainty::Observed,
                     }),
@@ -168,9 +168,11 @@ impl<T> fmt::Debug for SubscribeOptions<T> {
     }
 }
 
-pub(super) enum View<T> {
-    Event(Change<T>),
+pub(super) enum View<'a, T> {
+    Event(&'a Change<T>),
+    /// Not what the store says: the object came into view, or went out of it.
+    Another(Change<T>),
     /// Not worth an event, but what waits should not be older than need be.
-    Refresh(Change<T>),
+    Refresh(&'a Change<T>),
     Nothing,
 }

@@ -31,8 +31,8 @@ pub(super) struct Queue<T: Object> {
     pub(super) state: Mutex<QueueState<T>>,
     /// There is something to take, or no more to come.
     pub(super) ready: Notify,
-    /// Something was taken.
-    pub(super) taken: Notify,
+    /// Everything was taken that was there at first.
+    pub(super) synced: Notify,
 }
 
 pub(super) struct QueueState<T: Object> {
@@ -48,6 +48,7 @@ pub(super) struct QueueState<T: Object> {
 impl<T: Object> Queue<T> {
     pub(super) fn push(&self, batch: &[Stamped<T>], initial: bool, now: Instant) {
         let mut state = self.state.lock();
+        let replayed = state.replayed();
         for stamped in batch {
             if stamped.shard >= state.next_shard || stamped.generation <= state.known[stamped.shard]
             {
@@ -55,20 +56,28 @@ impl<T: Object> Queue<T> {
             }
             match self.options.view(&stamped.change) {
                 View::Event(change) => state.fifo.push_at(change, stamped.hash, initial, now),
+                View::Another(change) => state.fifo.push_at(&change, stamped.hash, initial, now),
                 View::Refresh(change) => state.fifo.refresh_at(change, stamped.hash, now),
                 View::Nothing => {}
             }
         }
         let wake = !state.fifo.is_empty();
+        let synced = !replayed && state.replayed();
         drop(state);
+        if synced {
+            self.synced.notify_waiters();
+        }
         if wake {
             self.ready.notify_one();
         }
     }
 
-    pub(super) fn pop(&self, store: &Store<T>, now: Instant) -> Option<Event<T>> {
+    pub(super) fn pop(&self, store: &Store<T>) -> Option<Event<T>> {
         let mut state = self.state.lock();
-        state.replay(&self.options, store, now);
+        let replayed = state.replayed();
+        if !replayed {
+            state.replay(&self.options, store, Instant::now());
+        }
         let state = &mut *state;
         if state.fifo.is_empty()
             && !state.closed
@@ -77,14 +86,16 @@ impl<T: Object> Queue<T> {
             let passes = |object: &Arc<T>| {
                 matches!(self.options.view(&Change::Added(object.clone())), View::Event(_))
             };
-            resync.advance(store, now, |object| {
+            resync.advance(store, Instant::now(), |object| {
                 if passes(&object) {
                     state.fifo.push_resync(object);
                 }
             });
         }
         let event = state.fifo.pop();
-        self.taken.notify_waiters();
+        if !replayed && state.replayed() {
+            self.synced.notify_waiters();
+        }
         event
     }
 }
@@ -96,7 +107,8 @@ impl<T: Object> QueueState<T> {
             let shard = self.next_shard;
             let fifo = &mut self.fifo;
             self.known[shard] = store.replay(shard, |hash, object| {
-                if let View::Event(change) = options.view(&Change::Added(object.clone())) {
+                let change = Change::Added(object.clone());
+                if let View::Event(change) = options.view(&change) {
                     fifo.push_at(change, hash, true, now);
                 }
             });
