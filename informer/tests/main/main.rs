@@ -1,18 +1,31 @@
 //! The contract of the crate, seen from outside: against models, and through bad times.
 
+mod conformance;
+mod controller;
+mod convergence;
+mod failing_sources;
+mod handlers;
 mod indexes;
+mod kube_rs;
+mod lists;
 mod model;
 mod quarantine;
-mod recovery;
+mod shutdown;
 mod verification;
 mod waiting;
-mod work;
+mod watches;
+mod work_queue;
+mod work_queue_model;
 
 use std::future::pending;
 use std::time::Duration;
 
-use informer::{Event, InformerBuilder, InformerHandle, ListWatcher, Object, Scope};
+use informer::testing::ScriptedSource;
+use informer::{
+    Event, InformerBuilder, InformerHandle, ListWatcher, Object, Scope, SharedIndexInformer,
+};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// Something to follow.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -84,6 +97,28 @@ fn drain(subscription: &mut informer::Subscription<Thing>) -> Vec<String> {
         std::iter::from_fn(|| subscription.try_next()).map(|event| short(&event)).collect();
     events.sort();
     events
+}
+
+type Source = ScriptedSource<Thing>;
+
+fn source_with(things: impl IntoIterator<Item = Thing>) -> Source {
+    let source = ScriptedSource::list_only();
+    things.into_iter().for_each(|thing| source.set(thing));
+    source
+}
+
+fn polled(source: &Source) -> informer::InformerBuilder<Source> {
+    SharedIndexInformer::builder(source.clone()).poll_every(SECOND)
+}
+
+/// Waits for the end of a list that began after this was called.
+async fn next_list(handle: &InformerHandle<Thing>) {
+    for _ in 0..2 {
+        let before = handle.status().last_success;
+        handle.relist();
+        handle.status_until(|status| status.last_success > before).await;
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 const HOUR: Duration = Duration::from_hours(1);
