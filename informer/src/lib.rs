@@ -80,6 +80,7 @@ mod sleepers;
 mod status;
 mod store;
 mod subscription;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod work_queue;

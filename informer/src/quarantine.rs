@@ -5,14 +5,13 @@ use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::list_watcher::Cause;
 use crate::object::Key;
 use crate::reflector::panic_text;
+use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 /// How many objects without a key are listed; more are counted only.
 const NAMELESS: usize = 100;

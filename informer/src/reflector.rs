@@ -20,7 +20,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::{Backoff, StartGate, jittered};
@@ -31,6 +30,7 @@ use crate::object::Object;
 use crate::status::Phase;
 use crate::store::{StoreWriter, answered};
 use crate::subscription::{Hub, Publisher};
+use crate::sync::Notify;
 use check::Check;
 use guard::guarded;
 pub(crate) use guard::panic_text;

@@ -5,8 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::backoff::{Backoff, StartGate};
 use crate::index::{Index, OrderedIndex, UniqueIndex};
 use crate::list_watcher::{ListWatcher, SourceError};
@@ -17,6 +15,7 @@ use crate::reflector::{Decision, OnError, Pace, Reflector, ReflectorOptions, Ste
 use crate::status::{NotSynced, Status, wait_for_sync};
 use crate::store::{Store, StoreWriter};
 use crate::subscription::{Hub, Lag, SubscribeOptions, Subscription};
+use crate::sync::Notify;
 
 /// Follows one source, keeps its objects in an indexed store and tells handlers of changes.
 ///

@@ -14,15 +14,13 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::list_watcher::Cursor;
 use crate::object::{Object, table_hash};
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Notify, Ordering, RwLock};
 pub use overlay::{Overlay, Until, Writing};
 use shard::Shard;
 pub use wait::NotYet;
@@ -94,7 +92,7 @@ impl<T: Object> Store<T> {
     /// Like [`new`](Self::new), with a number of shards, rounded up to a power of two. More let
     /// more readers in beside the writer; each costs about 200 bytes.
     pub fn with_shards(shards: usize) -> (Self, StoreWriter<T>) {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        static NEXT_ID: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let shards = shards.clamp(1, 1 << 12).next_power_of_two();
         let inner = Arc::new(Inner {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::backoff::Backoff;
@@ -18,6 +16,7 @@ use crate::object::{Key, fingerprint, table_hash};
 use crate::queue_core::{Core, GroupOf, Outcome, Wake};
 use crate::ready::{Priority, Ready};
 use crate::sleepers::{Sleepers, Ticket};
+use crate::sync::{Mutex, Notify};
 
 /// A queue of keys between those who see that something needs work and those who work.
 ///

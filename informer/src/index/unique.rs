@@ -7,14 +7,13 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
-use parking_lot::RwLock;
 
 use super::{IndexFn, NewShardIndex, ShardIndex, Values};
 use crate::object::Object;
+use crate::sync::{AtomicUsize, Ordering, RwLock};
 
 /// A value that should belong to one object and is claimed by several.
 pub struct Conflict<T, V> {

@@ -4,10 +4,8 @@ use std::borrow::Borrow;
 use std::hash::Hash;
 use std::ops::RangeBounds;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hashbrown::HashSet;
-use parking_lot::RwLock;
 
 use super::shard::{Shard, slot_number};
 use super::{Inner, Store};
@@ -17,6 +15,7 @@ use crate::index::{
 };
 use crate::object::Object;
 use crate::quarantine::caught;
+use crate::sync::{Ordering, RwLock};
 
 impl<T: Object> Store<T> {
     /// Adds an index, at any time; what is in the store already is indexed before this returns.

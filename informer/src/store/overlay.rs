@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Store;
 use crate::index::Index;
 use crate::list_watcher::Cursor;
 use crate::object::Object;
+use crate::sync::Mutex;
 
 /// How many of your earlier writes to one key are remembered.
 const EARLIER: usize = 8;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hashbrown::HashSet;
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use crate::index::ShardIndex;
 use crate::list_watcher::{Cause, Cursor};
 use crate::object::{Object, Scope, table_hash};
 use crate::quarantine::{Refused, caught};
+use crate::sync::Ordering;
 
 /// The writing half of a store. There is one, and it cannot be cloned.
 pub struct StoreWriter<T: Object> {

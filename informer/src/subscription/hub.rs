@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Subscription;
@@ -16,6 +15,7 @@ use crate::quarantine::{Quarantine, Refused};
 use crate::resync::Resync;
 use crate::status::Status;
 use crate::store::{Stamped, Store};
+use crate::sync::{Mutex, Notify, RwLock};
 
 /// All subscriptions of one informer.
 pub(crate) struct Hub<T: Object> {

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::hub::Hub;
@@ -13,6 +11,7 @@ use crate::delta_fifo::{Change, DeltaFifo, Event};
 use crate::object::Object;
 use crate::resync::Resync;
 use crate::store::{Stamped, Store};
+use crate::sync::{Mutex, Notify};
 
 /// How far behind a subscription is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
