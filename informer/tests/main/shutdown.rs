@@ -1,8 +1,11 @@
 //! The ways to end a queue.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use informer::{Shutdown, Taken};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::work_queue::queue;
 use crate::{HOUR, SECOND};
@@ -24,6 +27,33 @@ async fn now_returns_what_did_not_run() {
     assert!(!queue.add(6));
     assert!(queue.take().await.is_none());
     running.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_runs_what_is_ready_and_returns_what_waits() {
+    let queue = queue();
+    for key in 0..1000 {
+        assert!(queue.add(key));
+    }
+    queue.add_after(5000, HOUR);
+    let done = Arc::new(AtomicU32::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..4 {
+        let (queue, done) = (queue.clone(), done.clone());
+        workers.spawn(async move {
+            while let Some(item) = queue.take().await {
+                sleep(SECOND).await;
+                done.fetch_add(1, Ordering::Relaxed);
+                item.done();
+            }
+        });
+    }
+
+    let left = queue.shutdown(Shutdown::Drain(HOUR)).await;
+
+    assert_eq!(left, [5000]);
+    assert_eq!(done.load(Ordering::Relaxed), 1000);
+    timeout(SECOND, async { while workers.join_next().await.is_some() {} }).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
