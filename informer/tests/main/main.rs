@@ -11,6 +11,7 @@ mod lists;
 mod model;
 mod quarantine;
 mod shutdown;
+mod simulation;
 mod verification;
 mod waiting;
 mod watches;
@@ -89,6 +90,11 @@ fn short(event: &Event<Thing>) -> String {
         Event::Deleted { .. } => format!("-{id}?"),
         Event::Resync(_) => format!("={id}"),
     }
+}
+
+/// What is in a store, by id.
+fn plain(store: &informer::Store<Thing>) -> std::collections::BTreeMap<u8, Thing> {
+    store.snapshot().iter().map(|thing| (thing.id, (**thing).clone())).collect()
 }
 
 /// Everything that there is to take now, in short and sorted.
