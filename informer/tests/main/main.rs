@@ -4,6 +4,7 @@ mod conformance;
 mod controller;
 mod convergence;
 mod failing_sources;
+mod handler_model;
 mod handlers;
 mod indexes;
 mod kube_rs;
