@@ -3,6 +3,7 @@
 mod conformance;
 mod controller;
 mod convergence;
+mod directory;
 mod failing_sources;
 mod handler_model;
 mod handlers;
