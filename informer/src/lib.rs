@@ -58,6 +58,7 @@
 //! - `prometheus`: `PrometheusMetrics`, with client-go's names.
 //! - `testing`: a scripted source and the conformance check.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 mod backoff;
 mod controller;
@@ -104,3 +105,8 @@ pub use status::{NotSynced, Phase, Status, Verification};
 pub use store::{NotYet, Overlay, Store, StoreWriter, Until, Writing};
 pub use subscription::{Lag, Replay, SubscribeOptions, Subscription, SubscriptionMonitor};
 pub use work_queue::{Shutdown, Taken, WorkQueue, WorkQueueBuilder};
+
+/// Runs the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
