@@ -6,4 +6,5 @@ mod failing;
 mod recorded;
 mod server;
 mod simulated;
+mod sources;
 mod trust;

@@ -12,7 +12,7 @@ fn reader_with(sim: &Sim, trust: Trust) -> Reader {
     Reader::new(ClientConfig::new(&sim.url(), token, trust).unwrap()).unwrap()
 }
 
-fn reader(sim: &Sim) -> Reader {
+pub(crate) fn reader(sim: &Sim) -> Reader {
     reader_with(sim, Trust::parse(None, Some(&sim.ca_pem()), false, FirstUse::Refuse).unwrap())
 }
 
