@@ -99,7 +99,8 @@ pub enum Event<T> {
     /// It changed since the handler was last told of it, perhaps several times.
     Modified {
         /// How it looked when the handler was last told, if the handler
-        /// [asked for that](crate::SubscribeOptions::old_objects).
+        /// [asked for that](crate::SubscribeOptions::old_objects). What a handler said that it
+        /// [does not care for](crate::SubscribeOptions::changed_by) may be newer than that.
         old: Option<Arc<T>>,
         /// How it looks.
         object: Arc<T>,
