@@ -4,6 +4,7 @@
 //! [`Arc`] and never while code of yours runs. A shard keeps its objects in numbered slots;
 //! tables and indexes hold slot numbers of four bytes, so that a key is stored once.
 
+mod ahead;
 mod indexed;
 mod overlay;
 mod shard;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use crate::list_watcher::Cursor;
 use crate::object::{Object, table_hash};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Notify, Ordering, RwLock};
+pub(crate) use ahead::{Expected, LookAhead};
 pub use overlay::{Overlay, Until, Writing};
 use shard::Shard;
 pub use wait::NotYet;

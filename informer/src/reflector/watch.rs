@@ -1,9 +1,11 @@
 //! Following a source from a cursor on, until the watch ends.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::Instant;
 
 use super::guard::{panicked, until};
@@ -12,6 +14,7 @@ use crate::delta_fifo::Certainty;
 use crate::list_watcher::{Cursor, ListWatcher, SourceError, WatchEvent};
 use crate::quarantine::Refused;
 use crate::status::Phase;
+use crate::store::{Expected, LookAhead};
 
 /// How many items of a watch are applied before handlers hear of them.
 const WATCH_BATCH: usize = 256;
@@ -51,12 +54,16 @@ impl<L: ListWatcher> Reflector<L> {
         let Self { source, writer, publisher, hub, poke, options, failures, list, check, .. } =
             self;
         let (relist_at, check_at) = (self.relist_at, self.check_at);
-        let mut chunks = pin!(source.watch(from).ready_chunks(WATCH_BATCH));
+        let mut items_of = pin!(source.watch(from).fuse());
+        // Used again for each batch: large blocks that come and go cost the allocator more than
+        // the objects in them.
+        let mut batch = Vec::new();
+        let mut ahead = LookAhead::new();
         loop {
             let idle_at = options.idle_timeout.map(|idle| Instant::now() + idle);
-            let next = AssertUnwindSafe(chunks.next()).catch_unwind();
-            let chunk = tokio::select! {
-                chunk = next => chunk,
+            let next = AssertUnwindSafe(fill(&mut batch, items_of.as_mut())).catch_unwind();
+            let filled = tokio::select! {
+                filled = next => filled,
                 () = poke.notified() => return WatchEnd::Relist,
                 () = until(relist_at) => return WatchEnd::Relist,
                 () = until(check_at) => {
@@ -68,15 +75,20 @@ impl<L: ListWatcher> Reflector<L> {
                     return WatchEnd::Failed(SourceError::transient("the watch went silent"));
                 }
             };
-            let chunk = match chunk {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => return WatchEnd::Closed,
+            match filled {
+                Ok(Filled::Some) => {}
+                Ok(Filled::Ended) => return WatchEnd::Closed,
                 Err(panic) => return WatchEnd::Failed(panicked(&panic)),
-            };
+            }
+            let upserts = batch.iter().map(|item| match item {
+                Ok(WatchEvent::Upsert(object)) => Some(object),
+                _ => None,
+            });
+            ahead.fetch(writer, upserts, Expected::Changed);
             let mut failure = None;
             let mut good = false;
             let mut damaged = false;
-            for item in chunk {
+            for item in batch.drain(..) {
                 if let (Some(check), Ok(event)) = (&mut *check, &item)
                     && let Some(key) = event.key()
                 {
@@ -133,6 +145,29 @@ impl<L: ListWatcher> Reflector<L> {
             }
         }
     }
+}
+
+/// Whether a batch has anything in it.
+enum Filled {
+    Some,
+    /// No, nor will there ever be anything.
+    Ended,
+}
+
+/// Waits for an item and takes along what else there is by then, up to a whole batch.
+async fn fill<S: Stream>(batch: &mut Vec<S::Item>, mut items: Pin<&mut S>) -> Filled {
+    poll_fn(|context| {
+        while batch.len() < WATCH_BATCH {
+            match items.as_mut().poll_next(context) {
+                Poll::Ready(Some(item)) => batch.push(item),
+                Poll::Ready(None) if batch.is_empty() => return Poll::Ready(Filled::Ended),
+                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Filled::Some)
+    })
+    .await
 }
 
 enum WatchEnd {
