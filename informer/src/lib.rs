@@ -81,6 +81,10 @@ mod sleepers;
 mod status;
 mod store;
 mod subscription;
+#[cfg(not(interleavings))]
+mod sync;
+#[cfg(interleavings)]
+#[path = "../interleavings/src/sync.rs"]
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -29,8 +29,9 @@ pub use wait::NotYet;
 pub use writer::StoreWriter;
 pub(crate) use writer::{Stamped, answered};
 
-/// How many shards a store has unless told otherwise.
-pub(crate) const SHARDS: usize = 16;
+/// How many shards a store has unless told otherwise. Few under `interleavings`, where each lock
+/// multiplies the schedules.
+pub(crate) const SHARDS: usize = if cfg!(interleavings) { 2 } else { 16 };
 
 /// The reading half of a store: the lister. Clones read the same store.
 ///

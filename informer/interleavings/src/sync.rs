@@ -8,7 +8,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
 /// `parking_lot::Mutex`, on loom.

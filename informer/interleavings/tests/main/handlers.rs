@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use interleavings::testing::ScriptedSource;
 use interleavings::{Event, InformerHandle, Reflector, SharedIndexInformer, SubscribeOptions};
-use loom::thread;
 
-use crate::{Thing, block_on, every_schedule};
+use crate::{Thing, block_on, every_schedule, spawn};
 
 type Source = ScriptedSource<Thing>;
 
@@ -38,7 +37,7 @@ fn who_joins_at_any_moment_of_a_list_ends_with_what_was_listed() {
         source.set(Thing(1, 1));
         source.set(Thing(2, 1));
         let (mut reflector, handle) = informer(&source);
-        let joining = thread::spawn(move || follow(&handle));
+        let joining = spawn(move || follow(&handle));
 
         block_on(reflector.step());
         drop(reflector);
@@ -55,7 +54,7 @@ fn an_object_that_comes_and_goes_puts_nobody_to_sleep_for_ever() {
         let source = Source::list_only();
         let (mut reflector, handle) = informer(&source);
         let asking = handle.clone();
-        let sleeping = thread::spawn(move || follow(&handle));
+        let sleeping = spawn(move || follow(&handle));
 
         source.set(Thing(1, 1));
         block_on(reflector.step());
@@ -79,7 +78,7 @@ fn who_leaves_in_the_middle_disturbs_nobody() {
         let (mut reflector, handle) = informer(&source);
         let leaving = handle.clone();
         let stays = handle.subscribe(SubscribeOptions::default());
-        let leaver = thread::spawn(move || {
+        let leaver = spawn(move || {
             let mut events = leaving.subscribe(SubscribeOptions::default());
             events.try_next().map(|event| event.key())
         });

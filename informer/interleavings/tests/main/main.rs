@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use interleavings::Object;
 use loom::model::Builder;
+use loom::thread::JoinHandle;
 
 /// Runs `body` through every schedule with at most so many preemptions.
 ///
@@ -31,7 +32,18 @@ fn every_schedule(preemptions: usize, body: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.max_branches = 100_000;
-    builder.check(body);
+    let body = Arc::new(body);
+    builder.check(move || {
+        let body = body.clone();
+        spawn(move || body()).join().unwrap();
+    });
+}
+
+/// A thread of loom's, with 256 KiB of stack (loom counts words). It has 32 KiB unless told
+/// otherwise, and debug builds are at the edge of that.
+fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let thread = loom::thread::Builder::new().stack_size(1 << 15);
+    thread.spawn(body).expect("loom has room for a few threads")
 }
 
 /// Polls `future` whenever it is woken, and only then.

@@ -2,16 +2,15 @@
 
 use interleavings::testing::ScriptedSource;
 use interleavings::{Certainty, SharedIndexInformer, Step, Store};
-use loom::thread;
 
-use crate::{Thing, block_on, every_schedule};
+use crate::{Thing, block_on, every_schedule, spawn};
 
 /// If the later of two writes is in a snapshot, the earlier one is too.
 #[test]
 fn a_snapshot_is_of_one_moment() {
     every_schedule(5, || {
         let (store, mut writer) = Store::with_shards(2);
-        let writing = thread::spawn(move || {
+        let writing = spawn(move || {
             for key in 1..=4 {
                 drop(writer.upsert(Thing(key, 0)));
             }
@@ -31,7 +30,7 @@ fn an_index_added_while_the_writer_writes_finds_what_a_scan_finds() {
     every_schedule(5, || {
         let (store, mut writer) = Store::with_shards(2);
         drop(writer.upsert(Thing(1, 0)));
-        let writing = thread::spawn(move || {
+        let writing = spawn(move || {
             drop(writer.upsert(Thing(1, 1)));
             drop(writer.upsert(Thing(2, 1)));
             drop(writer.upsert(Thing(3, 1)));
@@ -54,7 +53,7 @@ fn an_object_that_changes_is_never_gone() {
     every_schedule(5, || {
         let (store, mut writer) = Store::with_shards(1);
         drop(writer.upsert(Thing(1, 0)));
-        let writing = thread::spawn(move || {
+        let writing = spawn(move || {
             drop(writer.upsert(Thing(1, 1)));
             drop(writer.upsert(Thing(1, 2)));
         });
@@ -76,7 +75,7 @@ fn who_waits_for_a_condition_wakes_up_when_it_holds() {
         let informer = SharedIndexInformer::builder(source).build();
         let store = informer.store().clone();
         let mut reflector = informer.into_reflector();
-        let listing = thread::spawn(move || assert_eq!(block_on(reflector.step()), Step::Listed));
+        let listing = spawn(move || assert_eq!(block_on(reflector.step()), Step::Listed));
 
         block_on(store.wait_until(|store| store.contains(&1)));
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use interleavings::{Shutdown, Taken, WorkQueue};
 use loom::sync::Mutex;
-use loom::thread;
 
-use crate::{block_on, every_schedule};
+use crate::{block_on, every_schedule, spawn};
 
 fn take(queue: &WorkQueue<u32>) -> Option<u32> {
     let item = block_on(queue.take())?;
@@ -22,9 +21,9 @@ fn two_who_wait_get_one_key_each() {
     every_schedule(2, || {
         let queue = WorkQueue::builder("loom").build();
         let other = queue.clone();
-        let taker = thread::spawn(move || take(&other));
+        let taker = spawn(move || take(&other));
         let adding = queue.clone();
-        let adder = thread::spawn(move || {
+        let adder = spawn(move || {
             adding.add(1);
             adding.add(2);
         });
@@ -43,9 +42,9 @@ fn a_delayed_key_finds_a_taker_whoever_kept_the_time() {
     every_schedule(2, || {
         let queue = WorkQueue::builder("loom").build();
         let other = queue.clone();
-        let taker = thread::spawn(move || take(&other));
+        let taker = spawn(move || take(&other));
         let adding = queue.clone();
-        let adder = thread::spawn(move || {
+        let adder = spawn(move || {
             adding.add(1);
             adding.add_after(2, Duration::ZERO);
         });
@@ -65,7 +64,7 @@ fn what_is_added_while_a_key_runs_is_seen_by_a_later_run_and_never_by_two_at_onc
         let wanted = Arc::new(Mutex::new(1));
         queue.add(1);
         let (working, wanted_there) = (queue.clone(), wanted.clone());
-        let worker = thread::spawn(move || {
+        let worker = spawn(move || {
             let mut seen = 0;
             while let Some(item) = block_on(working.take()) {
                 assert!(working.try_take().is_none(), "the one key is running");
@@ -89,10 +88,9 @@ fn who_gives_up_waiting_leaves_its_wake_up_to_another() {
     every_schedule(2, || {
         let queue = WorkQueue::builder("loom").build();
         let leaving = queue.clone();
-        let leaver =
-            thread::spawn(move || leaving.take().now_or_never().flatten().map(Taken::done));
+        let leaver = spawn(move || leaving.take().now_or_never().flatten().map(Taken::done));
         let adding = queue.clone();
-        let adder = thread::spawn(move || {
+        let adder = spawn(move || {
             adding.add(1);
             adding.add(2);
         });
@@ -113,7 +111,7 @@ fn at_shutdown_every_key_was_run_or_is_returned_and_nobody_sleeps_on() {
         queue.add(1);
         queue.add(2);
         let working = queue.clone();
-        let worker = thread::spawn(move || {
+        let worker = spawn(move || {
             let mut done = Vec::new();
             while let Some(key) = take(&working) {
                 done.push(key);
@@ -135,7 +133,7 @@ fn a_drain_ends_when_the_last_one_fails() {
         let queue = WorkQueue::builder("loom").build();
         queue.add(1);
         let working = queue.clone();
-        let worker = thread::spawn(move || {
+        let worker = spawn(move || {
             let item = block_on(working.take());
             item.map(Taken::retry).is_some() && block_on(working.take()).is_none()
         });
