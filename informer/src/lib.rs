@@ -93,7 +93,7 @@ mod work_queue;
 pub use backoff::{Backoff, StartGate};
 pub use controller::{Action, Context, Controller, Failure, Reconciler};
 pub use delta_fifo::{Certainty, Change, DeltaFifo, Event};
-pub use handler::{Handled, Retry};
+pub use handler::{Handled, PanicPolicy, Retry};
 pub use index::{Conflict, Index, OrderedIndex, Page, Position, UniqueIndex};
 pub use list_watcher::{Cause, Cursor, ListDone, ListWatcher, SourceError, Verdict, WatchEvent};
 pub use listing::{ListCounts, Listing, Offered};
@@ -107,7 +107,7 @@ pub use reflector::{Decision, Reflector, Step};
 pub use shared_informer::{InformerBuilder, InformerHandle, SharedIndexInformer};
 pub use status::{NotSynced, Phase, Status, Verification};
 pub use store::{NotYet, Overlay, Store, StoreWriter, Until, Writing};
-pub use subscription::{Lag, Replay, SubscribeOptions, Subscription, SubscriptionMonitor};
+pub use subscription::{Lag, Parked, Replay, SubscribeOptions, Subscription, SubscriptionMonitor};
 pub use work_queue::{Shutdown, Taken, WorkQueue, WorkQueueBuilder};
 
 /// Runs the example of the README.

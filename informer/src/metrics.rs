@@ -49,6 +49,11 @@ pub trait Metrics: Send + Sync + 'static {
         let _ = (informer, subscription, panicked);
     }
 
+    /// A subscription was ended because it held too many keys.
+    fn disconnected(&self, informer: &str, subscription: &str) {
+        let _ = (informer, subscription);
+    }
+
     /// A key came to wait in a queue, not having waited there.
     fn queue_added(&self, queue: &str) {
         let _ = queue;

@@ -2,6 +2,7 @@
 
 mod hub;
 mod options;
+mod parking;
 mod queue;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use crate::status::{NotSynced, wait_for_sync};
 use crate::store::Store;
 pub(crate) use hub::{Hub, Publisher};
 pub use options::{Replay, SubscribeOptions};
+pub use parking::Parked;
 pub use queue::Lag;
 use queue::{Queue, QueueState};
 
@@ -32,7 +34,8 @@ pub struct Subscription<T: Object> {
 }
 
 impl<T: Object> Subscription<T> {
-    /// The next event; `None` once the informer has stopped and everything was taken.
+    /// The next event; `None` once the informer has stopped and everything was taken, or the
+    /// subscription was [disconnected](Self::is_disconnected).
     ///
     /// # Cancellation
     ///
@@ -115,6 +118,12 @@ impl<T: Object> Subscription<T> {
         self.queue.has_synced(&self.hub)
     }
 
+    /// Whether it was ended because it would have held
+    /// [too many keys](SubscribeOptions::disconnect_above). Subscribe anew to go on.
+    pub fn is_disconnected(&self) -> bool {
+        self.queue.state.lock().disconnected
+    }
+
     /// The name that was given to it.
     pub fn name(&self) -> &str {
         &self.queue.options.name
@@ -133,6 +142,21 @@ impl<T: Object> Subscription<T> {
                 self.count_failure(true);
             }
         }
+    }
+
+    /// Parks events of one key, the oldest first, that the handler was given up on.
+    pub(crate) fn park(&self, events: Vec<Event<T>>, failures: u32, cause: Cause) {
+        self.queue.parking.park(events, failures, cause);
+    }
+
+    /// Takes back what is parked under a key.
+    pub(crate) fn unpark(&self, key: &T::Key) -> Vec<Event<T>> {
+        self.queue.parking.unpark(key)
+    }
+
+    /// Takes back all that is parked.
+    pub(crate) fn unpark_all(&self) -> Vec<Event<T>> {
+        self.queue.parking.clear()
     }
 
     fn resync_at(&self, state: &QueueState<T>) -> Option<Instant> {
@@ -181,6 +205,25 @@ impl<T: Object> SubscriptionMonitor<T> {
     /// How far behind the handler is.
     pub fn lag(&self) -> Lag {
         self.queue.lag(&self.hub.store)
+    }
+
+    /// See [`Subscription::is_disconnected`].
+    pub fn is_disconnected(&self) -> bool {
+        self.queue.state.lock().disconnected
+    }
+
+    /// What its push-style handler was given up on, by key.
+    pub fn parked(&self) -> Vec<Parked<T::Key>> {
+        self.queue.parking.all()
+    }
+
+    /// Hands everything that is parked to the handler again, as if it had not failed yet.
+    pub fn retry_parked(&self) {
+        self.queue.parking.want();
+    }
+
+    pub(crate) async fn retry_wanted(&self) {
+        self.queue.parking.wanted().await;
     }
 
     /// Whether the informer has synced and the handler took everything that was there then.

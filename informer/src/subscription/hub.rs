@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Subscription;
 use super::options::{Replay, SubscribeOptions};
+use super::parking::Parking;
 use super::queue::{Lag, Queue, QueueState};
 use crate::delta_fifo::{Change, DeltaFifo};
 use crate::metrics::Metrics;
@@ -63,8 +64,11 @@ impl<T: Object> Hub<T> {
         let (next_shard, known) =
             if replay { (0, vec![0; shards]) } else { (shards, vec![generation; shards]) };
         let closed = self.status.borrow().stopped();
-        let state = Mutex::new(QueueState { fifo, next_shard, known, resync, closed });
-        let queue = Arc::new(Queue { options, state, ready: Notify::new(), synced: Notify::new() });
+        let state =
+            Mutex::new(QueueState { fifo, next_shard, known, resync, closed, disconnected: false });
+        let parking = Parking::new();
+        let (ready, synced) = (Notify::new(), Notify::new());
+        let queue = Arc::new(Queue { options, state, parking, ready, synced });
         queues.push(queue.clone());
         drop(queues);
         Subscription { queue, hub: self.clone() }
@@ -74,7 +78,9 @@ impl<T: Object> Hub<T> {
         let initial = !self.status.borrow().synced;
         let now = Instant::now();
         for queue in self.queues.read().iter() {
-            queue.push(batch, initial, now);
+            if queue.push(batch, initial, now) {
+                self.metrics.disconnected(&self.name, &queue.options.name);
+            }
         }
         self.store.notify_waiters();
     }

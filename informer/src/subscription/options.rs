@@ -39,6 +39,7 @@ pub struct SubscribeOptions<T> {
     only: Option<Only<T>>,
     changed_by: Option<ChangedBy<T>>,
     pub(super) resync: Option<Duration>,
+    pub(super) most_keys: Option<usize>,
     pub(super) on_failure: Option<OnFailure<T>>,
 }
 
@@ -67,6 +68,7 @@ impl<T: Object> SubscribeOptions<T> {
             only: None,
             changed_by: None,
             resync: None,
+            most_keys: None,
             on_failure: None,
         }
     }
@@ -98,6 +100,27 @@ impl<T: Object> SubscribeOptions<T> {
     /// Runs under a lock. A panic counts as `true`.
     pub fn changed_by(mut self, differs: impl Fn(&T, &T) -> bool + Send + Sync + 'static) -> Self {
         self.changed_by = Some(Arc::new(differs));
+        self
+    }
+
+    /// Of modifications only those in which this differs: [`changed_by`](Self::changed_by) for
+    /// one field or a tuple of some.
+    pub fn on_change_of<V: PartialEq>(
+        self,
+        part: impl Fn(&T) -> V + Send + Sync + 'static,
+    ) -> Self {
+        self.changed_by(move |old, new| part(old) != part(new))
+    }
+
+    /// Ends the subscription when it would have to hold more than this many keys: for handlers
+    /// that would rather start anew than catch up. Without this, it holds one entry per key at
+    /// most, which is bounded by the collection.
+    ///
+    /// What was there when the handler began does not count, however slowly that is taken. A
+    /// subscription that was ended gives everything it holds away at once; see
+    /// [`Subscription::is_disconnected`](crate::Subscription::is_disconnected).
+    pub fn disconnect_above(mut self, keys: usize) -> Self {
+        self.most_keys = Some(keys);
         self
     }
 

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::hub::Hub;
 use super::options::{SubscribeOptions, View};
+use super::parking::Parking;
 use crate::delta_fifo::{Change, DeltaFifo, Event};
 use crate::object::Object;
 use crate::resync::Resync;
@@ -23,11 +24,16 @@ pub struct Lag {
     pub oldest: Duration,
     /// Changes that were merged into others so far.
     pub coalesced: u64,
+    /// Keys that its handler was [given up](crate::Parked) on.
+    pub parked: usize,
+    /// Whether it was ended because it would have held too many keys.
+    pub disconnected: bool,
 }
 
 pub(super) struct Queue<T: Object> {
     pub(super) options: SubscribeOptions<T>,
     pub(super) state: Mutex<QueueState<T>>,
+    pub(super) parking: Parking<T>,
     /// There is something to take, or no more to come.
     pub(super) ready: Notify,
     /// Everything was taken that was there at first.
@@ -42,11 +48,16 @@ pub(super) struct QueueState<T: Object> {
     pub(super) known: Vec<u64>,
     pub(super) resync: Option<Resync<T>>,
     pub(super) closed: bool,
+    pub(super) disconnected: bool,
 }
 
 impl<T: Object> Queue<T> {
-    pub(super) fn push(&self, batch: &[Stamped<T>], initial: bool, now: Instant) {
+    /// Takes in what concerns the handler. Answers whether that was too much for it.
+    pub(super) fn push(&self, batch: &[Stamped<T>], initial: bool, now: Instant) -> bool {
         let mut state = self.state.lock();
+        if state.disconnected {
+            return false;
+        }
         let replayed = state.replayed();
         for stamped in batch {
             if stamped.shard >= state.next_shard || stamped.generation <= state.known[stamped.shard]
@@ -60,8 +71,13 @@ impl<T: Object> Queue<T> {
                 View::Nothing => {}
             }
         }
-        let wake = !state.fifo.is_empty();
-        let synced = !replayed && state.replayed();
+        let waiting = state.fifo.len() - state.fifo.initial();
+        let too_much = self.options.most_keys.is_some_and(|most| waiting > most);
+        let synced = too_much || (!replayed && state.replayed());
+        if too_much {
+            state.disconnect();
+        }
+        let wake = !state.fifo.is_empty() || too_much;
         drop(state);
         if synced {
             self.synced.notify_waiters();
@@ -69,6 +85,7 @@ impl<T: Object> Queue<T> {
         if wake {
             self.ready.notify_one();
         }
+        too_much
     }
 
     pub(super) fn pop(&self, store: &Store<T>) -> Option<Event<T>> {
@@ -115,6 +132,14 @@ impl<T: Object> QueueState<T> {
         }
     }
 
+    /// Ends it, and gives everything away.
+    fn disconnect(&mut self) {
+        (self.closed, self.disconnected) = (true, true);
+        self.fifo = DeltaFifo::new();
+        self.resync = None;
+        self.next_shard = self.known.len();
+    }
+
     pub(super) fn replayed(&self) -> bool {
         self.next_shard >= self.known.len() && self.fifo.initial() == 0
     }
@@ -123,6 +148,9 @@ impl<T: Object> QueueState<T> {
 impl<T: Object> Queue<T> {
     pub(super) fn give_back(&self, events: impl IntoIterator<Item = Event<T>>) {
         let mut state = self.state.lock();
+        if state.disconnected {
+            return;
+        }
         for event in events {
             state.fifo.give_back(event);
         }
@@ -138,6 +166,8 @@ impl<T: Object> Queue<T> {
             keys: state.fifo.len() + to_replay,
             oldest: state.fifo.oldest().unwrap_or_default(),
             coalesced: state.fifo.coalesced(),
+            parked: self.parking.len(),
+            disconnected: state.disconnected,
         }
     }
 

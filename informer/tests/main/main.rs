@@ -11,6 +11,7 @@ mod indexes;
 mod kube_rs;
 mod lists;
 mod model;
+mod policies;
 mod quarantine;
 mod shutdown;
 mod simulation;
