@@ -48,6 +48,10 @@ pub struct PrometheusMetrics {
     kept: IntCounterVec,
     errors: IntCounterVec,
     suspicious: IntCounterVec,
+    rejected: IntCounterVec,
+    verifications: IntCounterVec,
+    differences: IntCounterVec,
+    disconnected: IntCounterVec,
     handler_failures: IntCounterVec,
     adds: IntCounterVec,
     retries: IntCounterVec,
@@ -105,6 +109,22 @@ impl PrometheusMetrics {
             )?,
             errors: counter("informer_errors_total", "Failed answers", &["name", "class"])?,
             suspicious: counter("informer_suspicious_lists_total", "Lists not trusted", name)?,
+            rejected: counter("informer_rejected_total", "Objects that could not be taken", name)?,
+            verifications: counter(
+                "informer_verifications_total",
+                "Checks of the store against the source",
+                name,
+            )?,
+            differences: counter(
+                "informer_differences_total",
+                "Objects that a check found to differ",
+                name,
+            )?,
+            disconnected: counter(
+                "informer_disconnected_total",
+                "Subscriptions that were ended as they held too many keys",
+                &["name", "subscription"],
+            )?,
             handler_failures: counter(
                 "informer_handler_failures_total",
                 "Calls of a handler that failed",
@@ -140,12 +160,16 @@ impl PrometheusMetrics {
             if let Some(age) = hub.store.age() {
                 gauges.age.with_label_values(&[name]).set(age.as_secs_f64());
             }
+            let conflicts = count(hub.store.conflict_count());
+            gauges.conflicts.with_label_values(&[name]).set(conflicts);
+            gauges.quarantined.with_label_values(&[name]).set(count(hub.quarantine.len()));
             let synced = f64::from(u8::from(hub.status.borrow().synced));
             gauges.synced.with_label_values(&[name]).set(synced);
             for (subscription, lag) in hub.lags() {
                 let labels = &[name, subscription.as_str()];
                 gauges.lag_keys.with_label_values(labels).set(count(lag.keys));
                 gauges.oldest.with_label_values(labels).set(lag.oldest.as_secs_f64());
+                gauges.parked.with_label_values(labels).set(count(lag.parked));
                 #[expect(clippy::cast_precision_loss, reason = "a gauge")]
                 gauges.coalesced.with_label_values(labels).set(lag.coalesced as f64);
             }
@@ -197,6 +221,19 @@ impl Metrics for PrometheusMetrics {
         self.suspicious.with_label_values(&[informer]).inc();
     }
 
+    fn rejected(&self, informer: &str) {
+        self.rejected.with_label_values(&[informer]).inc();
+    }
+
+    fn verified(&self, informer: &str, _: Duration, differences: u64) {
+        self.verifications.with_label_values(&[informer]).inc();
+        self.differences.with_label_values(&[informer]).inc_by(differences);
+    }
+
+    fn disconnected(&self, informer: &str, subscription: &str) {
+        self.disconnected.with_label_values(&[informer, subscription]).inc();
+    }
+
     fn changed(&self, informer: &str, kind: &'static str, count: u64) {
         self.events.with_label_values(&[informer, kind]).inc_by(count);
     }
@@ -245,6 +282,9 @@ struct Gauges {
     objects: GaugeVec,
     age: GaugeVec,
     synced: GaugeVec,
+    conflicts: GaugeVec,
+    quarantined: GaugeVec,
+    parked: GaugeVec,
     lag_keys: GaugeVec,
     oldest: GaugeVec,
     coalesced: GaugeVec,
@@ -254,11 +294,14 @@ struct Gauges {
 }
 
 impl Gauges {
-    fn all(&self) -> [&GaugeVec; 9] {
+    fn all(&self) -> [&GaugeVec; 12] {
         [
             &self.objects,
             &self.age,
             &self.synced,
+            &self.conflicts,
+            &self.quarantined,
+            &self.parked,
             &self.lag_keys,
             &self.oldest,
             &self.coalesced,
@@ -287,6 +330,21 @@ impl Probes {
             objects: gauge("informer_objects", "Objects in the store", name)?,
             age: gauge("informer_age_seconds", "Since the source confirmed the store", name)?,
             synced: gauge("informer_synced", "Whether there was a complete list", name)?,
+            conflicts: gauge(
+                "informer_index_conflicts",
+                "Values of unique indexes that several objects claim",
+                name,
+            )?,
+            quarantined: gauge(
+                "informer_quarantined",
+                "Objects that cannot be taken at the moment",
+                name,
+            )?,
+            parked: gauge(
+                "informer_parked_keys",
+                "Keys that a handler was given up on",
+                subscription,
+            )?,
             lag_keys: gauge("informer_lag_keys", "Keys a handler is behind", subscription)?,
             oldest: gauge("informer_oldest_seconds", "How long they have waited", subscription)?,
             coalesced: gauge(

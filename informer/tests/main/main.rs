@@ -4,6 +4,7 @@ mod conformance;
 mod controller;
 mod convergence;
 mod directory;
+mod exposition;
 mod failing_sources;
 mod handler_model;
 mod handlers;
