@@ -44,6 +44,13 @@ pub struct ListCounts {
     pub kept: u64,
 }
 
+impl ListCounts {
+    /// Whether nothing came, changed or went.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.items == self.unchanged && self.deleted == 0
+    }
+}
+
 /// What a list asks of the sweep that follows it.
 pub(crate) struct Sweep {
     pub(crate) scopes: Option<HashSet<Scope>>,

@@ -53,6 +53,11 @@ pub(crate) type OnError = Arc<dyn Fn(&SourceError, u32) -> Decision + Send + Syn
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Pace {
     Every(Duration),
+    /// As often as this after a change, and ever more rarely while there is none.
+    Adaptive {
+        least: Duration,
+        most: Duration,
+    },
     /// [`ListWatcher::list`] itself waits until there is something to list.
     SelfPaced,
 }
@@ -81,6 +86,8 @@ pub struct Reflector<L: ListWatcher> {
     options: ReflectorOptions,
     state: State,
     list: u32,
+    /// The last pause of an adaptive pace.
+    pause: Duration,
     relist_at: Option<Instant>,
     check_at: Option<Instant>,
     /// A check whose list is in, and whose watch is not there yet.
@@ -138,6 +145,7 @@ impl<L: ListWatcher> Reflector<L> {
             options,
             state: State::List,
             list: 0,
+            pause: Duration::ZERO,
             relist_at: None,
             check_at: None,
             check: None,
@@ -246,6 +254,7 @@ impl<L: ListWatcher> Reflector<L> {
         let now = Instant::now();
         let metrics = &self.hub.metrics;
         metrics.listed(&self.hub.name, now - started, sweep.counts);
+        let quiet = sweep.counts.is_quiet();
         let suspicious = sweep.suspicious;
         if suspicious.is_some() {
             metrics.suspicious(&self.hub.name);
@@ -267,6 +276,10 @@ impl<L: ListWatcher> Reflector<L> {
             (Some(cursor), _) if trusted => State::Watch(cursor),
             (_, Pace::SelfPaced) => State::List,
             (_, Pace::Every(period)) => State::wait(started + jittered(period, 0.1), State::List),
+            (_, Pace::Adaptive { least, most }) => {
+                self.pause = if quiet { (self.pause * 2).clamp(least, most) } else { least };
+                State::wait(started + jittered(self.pause, 0.1), State::List)
+            }
         };
     }
 

@@ -160,6 +160,19 @@ impl<L: ListWatcher> InformerBuilder<L> {
         self
     }
 
+    /// Like [`poll_every`](Self::poll_every) with a period of its own: `least` after a list in
+    /// which anything changed, and twice as long as before after each one in which nothing did,
+    /// up to `most`. For collections that are busy now and at rest for hours.
+    ///
+    /// # Panics
+    ///
+    /// If `least` is more than `most`.
+    pub fn poll_adaptively(mut self, least: Duration, most: Duration) -> Self {
+        assert!(least <= most, "the least period is {least:?}, and the most {most:?}");
+        self.options.pace = Pace::Adaptive { least, most };
+        self
+    }
+
     /// Lists again as soon as a list ended: the source itself waits, in
     /// [`list`](ListWatcher::list), until there is something to list.
     pub fn self_paced(mut self) -> Self {

@@ -12,6 +12,7 @@ mod indexes;
 mod kube_rs;
 mod lists;
 mod model;
+mod pace;
 mod policies;
 mod quarantine;
 mod shutdown;
