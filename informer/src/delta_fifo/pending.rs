@@ -109,7 +109,10 @@ impl<T: Object> Pending<T> {
             (Event::Modified { old, .. }, Self::Deleted { last, certainty, .. }) => {
                 Self::Deleted { seen: old, last, certainty }
             }
-            (Event::Deleted { last, certainty }, Self::Added(new) | Self::Modified { new, .. }) => {
+            (
+                Event::Deleted { last, certainty },
+                Self::Added(new) | Self::AddedAgain(new) | Self::Modified { new, .. },
+            ) => {
                 if last.incarnation() == new.incarnation() {
                     Self::Modified { seen: Some(last), new }
                 } else {
