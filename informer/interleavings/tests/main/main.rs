@@ -7,6 +7,7 @@
 //! What takes time, and what fails at random, is in `informer/tests`: on a paused clock, from seeds.
 
 mod handlers;
+mod overlay;
 mod store;
 mod work_queue;
 
