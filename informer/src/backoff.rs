@@ -91,6 +91,26 @@ pub(crate) fn jittered(period: Duration, share: f64) -> Duration {
 /// process that starts does not ask everything of everybody in one moment.
 ///
 /// Not for sources that pace themselves: they hold their place while they wait.
+///
+/// ```
+/// # #[derive(Clone)] struct Guest(u32);
+/// # impl informer::Object for Guest {
+/// #     type Key = u32;
+/// #     fn key(&self) -> u32 { self.0 }
+/// #     fn version(&self) -> u64 { 0 }
+/// # }
+/// use informer::testing::ScriptedSource;
+/// use informer::{SharedIndexInformer, StartGate};
+///
+/// let gate = StartGate::new(2); // ten informers, and two lists at once
+/// let informers: Vec<_> = (0..10)
+///     .map(|_| {
+///         let source = ScriptedSource::<Guest>::list_only();
+///         SharedIndexInformer::builder(source).start_gate(gate.clone()).build()
+///     })
+///     .collect();
+/// # assert_eq!(informers.len(), 10);
+/// ```
 #[derive(Clone, Debug)]
 pub struct StartGate {
     places: Arc<Semaphore>,

@@ -87,6 +87,29 @@ impl<T> Clone for Change<T> {
 
 /// What a handler is told. For one key, the events that one handler gets are always
 /// `Added (Modified | Resync)* Deleted`, over and over.
+///
+/// ```
+/// use informer::{Certainty, Event};
+///
+/// # #[derive(Debug)] struct Guest(u32);
+/// # impl informer::Object for Guest {
+/// #     type Key = u32;
+/// #     fn key(&self) -> u32 { self.0 }
+/// #     fn version(&self) -> u64 { 0 }
+/// # }
+/// fn say(event: &Event<Guest>) -> String {
+///     match event {
+///         Event::Added { object, initial: true } => format!("{} is there", object.0),
+///         Event::Added { object, .. } => format!("{} came", object.0),
+///         Event::Modified { object, .. } => format!("{} changed", object.0),
+///         Event::Deleted { last, certainty: Certainty::Observed } => format!("{} went", last.0),
+///         Event::Deleted { last, .. } => format!("{} is gone", last.0),
+///         Event::Resync(object) => format!("{} is still there", object.0),
+///     }
+/// }
+/// # let last = std::sync::Arc::new(Guest(100));
+/// # assert_eq!(say(&Event::Deleted { last, certainty: Certainty::Inferred }), "100 is gone");
+/// ```
 #[derive(Debug)]
 pub enum Event<T> {
     /// The object is new to this handler.

@@ -168,6 +168,39 @@ impl<K: crate::Key> Verdict<K> {
 }
 
 /// One item of a watch.
+///
+/// ```
+/// use futures::{Stream, stream};
+/// use informer::{Cursor, ListDone, ListWatcher, Listing, SourceError, WatchEvent};
+/// # struct Guest(u32);
+/// # impl informer::Object for Guest {
+/// #     type Key = u32;
+/// #     fn key(&self) -> u32 { self.0 }
+/// #     fn version(&self) -> u64 { 0 }
+/// # }
+///
+/// /// Remembers ten changes.
+/// struct Log;
+///
+/// impl ListWatcher for Log {
+///     type Object = Guest;
+///
+///     async fn list(&self, into: &mut Listing<'_, Guest>) -> Result<ListDone, SourceError> {
+///         into.put(Guest(100));
+///         Ok(ListDone::at(41))
+///     }
+///
+///     fn watch(
+///         &self,
+///         since: &Cursor,
+///     ) -> impl Stream<Item = Result<WatchEvent<Guest>, SourceError>> + Send {
+///         if since.as_u64().is_none_or(|revision| revision < 31) {
+///             return stream::iter(vec![Err(SourceError::expired("forgotten"))]);
+///         }
+///         stream::iter(vec![Ok(WatchEvent::Upsert(Guest(101))), Ok(WatchEvent::Progress(42.into()))])
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub enum WatchEvent<T: Object> {
     /// The object is there and looks like this now.

@@ -16,6 +16,41 @@ const BATCH: usize = 64;
 
 /// The receiving end of one list. Objects go straight into the store as they are pushed, so that
 /// no second copy of the list is ever held; what the list lacks is taken out after it is complete.
+///
+/// A source whose nodes answer one by one says which of them did; guests of the others stay:
+///
+/// ```
+/// use informer::{ListDone, ListWatcher, Listing, Object, Scope, SourceError};
+///
+/// struct Guest { vmid: u32, node: &'static str }
+///
+/// impl Object for Guest {
+///     type Key = u32;
+///     fn key(&self) -> u32 { self.vmid }
+///     fn version(&self) -> u64 { 0 }
+///     fn scope(&self) -> Scope { Scope::of(self.node) }
+/// }
+///
+/// struct Cluster(Vec<&'static str>);
+///
+/// impl ListWatcher for Cluster {
+///     type Object = Guest;
+///
+///     async fn list(&self, into: &mut Listing<'_, Guest>) -> Result<ListDone, SourceError> {
+///         into.scopes([]); // nothing is gone, as far as we know yet
+///         for node in &self.0 {
+///             if let Ok(guests) = ask(node).await {
+///                 guests.into_iter().for_each(|vmid| _ = into.put(Guest { vmid, node }));
+///                 into.scope(Scope::of(node));
+///             }
+///         }
+///         Ok(ListDone::complete())
+///     }
+/// }
+/// # async fn ask(node: &str) -> Result<Vec<u32>, ()> { if node == "a" { Ok(vec![100]) } else { Err(()) } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() { informer::testing::conformance(&Cluster(vec!["a", "b"])).await.unwrap(); }
+/// ```
 pub struct Listing<'a, T: Object> {
     writer: &'a mut StoreWriter<T>,
     publisher: &'a mut Publisher<T>,

@@ -8,6 +8,22 @@ use crate::listing::ListCounts;
 ///
 /// `informer` and `queue` are the names that were given to the builders: few and fixed, so they
 /// may be labels. Calls come from hot paths and must be quick.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use std::time::Duration;
+/// use informer::{ListCounts, Metrics};
+///
+/// #[derive(Default)]
+/// struct Lists(AtomicU64);
+///
+/// impl Metrics for Lists {
+///     fn listed(&self, _informer: &str, _took: Duration, _counts: ListCounts) {
+///         self.0.fetch_add(1, Ordering::Relaxed);
+///     }
+/// }
+/// # Lists::default().listed("guests", Duration::ZERO, ListCounts::default());
+/// ```
 pub trait Metrics: Send + Sync + 'static {
     /// A list ended well.
     fn listed(&self, informer: &str, took: Duration, counts: ListCounts) {

@@ -77,6 +77,33 @@ pub(crate) struct ReflectorOptions {
 /// The part of an informer that talks to the source. Usually run by
 /// [`SharedIndexInformer::run`](crate::SharedIndexInformer::run); by itself it lets a test take
 /// one [`step`](Self::step) at a time.
+///
+/// ```
+/// # #[derive(Clone)] struct Guest(u32);
+/// # impl informer::Object for Guest {
+/// #     type Key = u32;
+/// #     fn key(&self) -> u32 { self.0 }
+/// #     fn version(&self) -> u64 { 0 }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// use informer::testing::{Fault, ScriptedSource};
+/// use informer::{SharedIndexInformer, SourceError, Step};
+///
+/// let source = ScriptedSource::list_only();
+/// source.set(Guest(100));
+/// source.faults([Fault::Partial(1, SourceError::transient("connection reset"))]);
+/// let informer = SharedIndexInformer::builder(source).build();
+/// let handle = informer.handle();
+/// let mut reflector = informer.into_reflector();
+///
+/// assert_eq!(reflector.step().await, Step::Failed);
+/// assert!(handle.store().contains(&100) && !handle.has_synced());
+/// assert_eq!(reflector.step().await, Step::Waited); // the back-off
+/// assert_eq!(reflector.step().await, Step::Listed);
+/// assert!(handle.has_synced());
+/// # }
+/// ```
 pub struct Reflector<L: ListWatcher> {
     source: L,
     writer: StoreWriter<L::Object>,

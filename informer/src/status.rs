@@ -86,6 +86,19 @@ impl Status {
 }
 
 /// There was no complete list within the deadline, or the informer stopped before there was one.
+///
+/// ```
+/// use std::time::Duration;
+/// use informer::InformerHandle;
+///
+/// async fn ready<T: informer::Object>(guests: &InformerHandle<T>) -> bool {
+///     let synced = guests.synced(Duration::from_secs(30)).await;
+///     if let Err(why) = &synced {
+///         eprintln!("{why}, after {} attempts", why.attempts);
+///     }
+///     synced.is_ok()
+/// }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct NotSynced {

@@ -27,6 +27,22 @@ use queue::{Queue, QueueState};
 ///
 /// Nobody ever waits for it: what is not taken is merged per key, so a subscription that is
 /// never looked at holds at most one entry per key. Dropping it unsubscribes and frees all.
+///
+/// ```
+/// use std::time::Duration;
+/// use informer::{Event, Object, Subscription};
+///
+/// /// Writes what changed in batches, each key once; what cannot be written comes again.
+/// async fn write<T: Object>(mut changes: Subscription<T>) {
+///     while let Some(batch) = changes.next_batch(500, Duration::from_millis(100)).await {
+///         if insert(&batch).await.is_err() {
+///             changes.give_back(batch);
+///             tokio::time::sleep(Duration::from_secs(1)).await;
+///         }
+///     }
+/// }
+/// # async fn insert<T>(_: &[Event<T>]) -> Result<(), ()> { Ok(()) }
+/// ```
 #[must_use = "a subscription that is dropped is over"]
 pub struct Subscription<T: Object> {
     queue: Arc<Queue<T>>,

@@ -56,6 +56,24 @@ impl std::error::Error for Violation {}
 /// # Errors
 ///
 /// The first promise that is not kept.
+///
+/// ```
+/// # #[derive(Clone)] struct Guest(u32);
+/// # impl informer::Object for Guest {
+/// #     type Key = u32;
+/// #     fn key(&self) -> u32 { self.0 }
+/// #     fn version(&self) -> u64 { 0 }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// use informer::testing::{ScriptedSource, conformance};
+///
+/// let source = ScriptedSource::watching(); // yours, in a state in which it does not change
+/// source.set(Guest(100));
+///
+/// conformance(&source).await.unwrap();
+/// # }
+/// ```
 pub async fn conformance<L: ListWatcher>(source: &L) -> Result<(), Violation> {
     let first = list_once(source).await?.ok_or(Violation::UnchangedAtFirst)?;
     // Saying that nothing changed is as good as showing it.
