@@ -156,6 +156,35 @@ async fn a_delay_is_kept_although_the_one_who_kept_it_has_gone() {
     assert_eq!(timeout(20 * SECOND, tasks.join_next()).await.unwrap().unwrap().unwrap(), 1);
 }
 
+/// The one that leaves was woken for a key, and kept the time: two others must take over.
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_leaves_both_its_key_and_its_time_keeping_to_others() {
+    let queue = queue();
+    queue.add_after(1, 10 * SECOND);
+    let mut takers = JoinSet::new();
+    let mut handles = Vec::new();
+    for _ in 0..3 {
+        let queue = queue.clone();
+        handles.push(takers.spawn(async move {
+            let item = queue.take().await.unwrap();
+            let key = *item.key();
+            item.done();
+            key
+        }));
+    }
+    sleep(SECOND).await;
+
+    queue.add(2);
+    handles[0].abort();
+
+    let mut keys = Vec::new();
+    while let Some(ended) = timeout(HOUR, takers.join_next()).await.expect("nobody sleeps on") {
+        keys.extend(ended); // the first one has left without a key
+    }
+    keys.sort_unstable();
+    assert_eq!(keys, [1, 2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_matters_more_comes_first_and_what_waits_long_enough_too() {
     let queue = queue();
