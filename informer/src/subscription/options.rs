@@ -130,7 +130,7 @@ impl<T: Object> SubscribeOptions<T> {
         self
     }
 
-    /// Called when a [push-style handler](Subscription::for_each) fails on an event, with the
+    /// Called when a [push-style handler](crate::Subscription::for_each) fails on an event, with the
     /// number of failures in a row: the place to log.
     pub fn on_failure(
         mut self,
