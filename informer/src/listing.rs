@@ -8,11 +8,14 @@ use hashbrown::HashSet;
 use crate::list_watcher::Cause;
 use crate::object::{Object, Scope};
 use crate::quarantine::{Refused, caught};
-use crate::store::{Stamped, StoreWriter};
+use crate::store::{Expected, LookAhead, Stamped, StoreWriter};
 use crate::subscription::Publisher;
 
 /// How many changes are collected before handlers hear of them.
 const BATCH: usize = 64;
+
+/// How many objects of a page are looked up ahead.
+const AHEAD: usize = 128;
 
 /// The receiving end of one list. Objects go straight into the store as they are pushed, so that
 /// no second copy of the list is ever held; what the list lacks is taken out after it is complete.
@@ -194,6 +197,25 @@ impl<'a, T: Object> Listing<'a, T> {
                 Offered::Unchanged
             }
             Err(refused) => self.refuse(refused),
+        }
+    }
+
+    /// Pushes many objects that were made already, for example a page: the same as
+    /// [`put`](Self::put) for each, in less time, as what the store has of them is looked up for
+    /// many at once.
+    pub fn put_all(&mut self, objects: impl IntoIterator<Item = T>) {
+        let mut objects = objects.into_iter();
+        let mut next = Vec::with_capacity(objects.size_hint().0.min(AHEAD));
+        let mut ahead = LookAhead::new();
+        loop {
+            next.extend(objects.by_ref().take(AHEAD));
+            if next.is_empty() {
+                return;
+            }
+            ahead.fetch(self.writer, next.iter().map(Some), Expected::Unchanged);
+            for object in next.drain(..) {
+                self.put(object);
+            }
         }
     }
 

@@ -52,7 +52,7 @@ async fn whole<T: Machine>(
     handlers: usize,
     name: &'static str,
     figures: &mut Figures,
-    list: fn(Generations<'_>) -> Vec<Item<T>>,
+    list: fn(Generations<'_>) -> List<T>,
 ) {
     let (mut running, initial) = Running::start(handlers, None, list(&|_| 1)).await;
     figures.push(format!("{name}/initial_cpu_ms"), milliseconds(initial.cpu));
@@ -81,36 +81,43 @@ pub(crate) fn slow_beside_fast(figures: &mut Figures) {
 /// Which generation each machine is at.
 type Generations<'a> = &'a dyn Fn(u64) -> u64;
 
-pub(crate) fn list_of<T: Machine>(generation: Generations<'_>) -> Vec<Item<T>> {
-    (0..MACHINES).map(|i| Item::Whole(T::decode(i, generation(i)))).collect()
+pub(crate) fn list_of<T: Machine>(generation: Generations<'_>) -> List<T> {
+    List::Whole((0..MACHINES).map(|i| T::decode(i, generation(i))).collect())
 }
 
 /// What differs from the last list is there as an object; of the rest, key and version.
-fn offers_of(generation: Generations<'_>) -> Vec<Item<Plain>> {
+fn offers_of(generation: Generations<'_>) -> List<Plain> {
     let first = generation(0) == 1;
     let known = if first { 0 } else { generation(0) };
     let offers = (0..MACHINES).map(|i| {
         let g = generation(i);
         let object = Plain::decode(i, g);
-        let (key, version) = (informer::Object::key(&object), g);
-        Item::Named { key, version, object: (g != known).then_some(object) }
+        let key = informer::Object::key(&object);
+        Offer { key, version: g, object: (g != known).then_some(object) }
     });
-    offers.collect()
+    List::Named(offers.collect())
 }
 
 pub(crate) fn round<T: Decode>(r: u64) -> Vec<T> {
     (0..MACHINES).map(|j| T::decode(touched(r, j), r + 2)).collect()
 }
 
-/// One thing in a list.
-pub(crate) enum Item<T: Machine> {
-    Whole(T),
-    Named { key: T::Key, version: u64, object: Option<T> },
+/// What a list is made of.
+pub(crate) enum List<T: Machine> {
+    Whole(Vec<T>),
+    Named(Vec<Offer<T>>),
+}
+
+/// An object that is there only if it is needed.
+pub(crate) struct Offer<T: Machine> {
+    key: T::Key,
+    version: u64,
+    object: Option<T>,
 }
 
 /// A source that answers with what it was given.
 pub(crate) struct Feed<T: Machine> {
-    lists: Mutex<mpsc::Receiver<Vec<Item<T>>>>,
+    lists: Mutex<mpsc::Receiver<List<T>>>,
     /// The first watch gets it; nothing comes after a relist.
     events: std::sync::Mutex<Option<mpsc::Receiver<T>>>,
 }
@@ -119,16 +126,14 @@ impl<T: Machine> ListWatcher for Feed<T> {
     type Object = T;
 
     async fn list(&self, into: &mut Listing<'_, T>) -> Result<ListDone, SourceError> {
-        let Some(items) = self.lists.lock().await.recv().await else {
-            return Err(SourceError::transient("the bench is over"));
-        };
-        for item in items {
-            match item {
-                Item::Whole(object) => into.put(object),
-                Item::Named { key, version, object } => {
-                    into.offer(&key, version, || object.expect("what changed is there"))
+        match self.lists.lock().await.recv().await {
+            None => return Err(SourceError::transient("the bench is over")),
+            Some(List::Whole(objects)) => into.put_all(objects),
+            Some(List::Named(offers)) => {
+                for Offer { key, version, object } in offers {
+                    into.offer(&key, version, || object.expect("what changed is there"));
                 }
-            };
+            }
         }
         Ok(ListDone::at(1))
     }
@@ -146,7 +151,7 @@ impl<T: Machine> ListWatcher for Feed<T> {
 /// An informer with handlers, one task each.
 pub(crate) struct Running<T: Machine> {
     pub(crate) informer: InformerHandle<T>,
-    lists: mpsc::Sender<Vec<Item<T>>>,
+    lists: mpsc::Sender<List<T>>,
     events: mpsc::Sender<T>,
     /// How many events each handler must have got for it to say so.
     target: Arc<AtomicU64>,
@@ -162,7 +167,7 @@ impl<T: Machine> Running<T> {
     pub(crate) async fn start(
         handlers: usize,
         nap: Option<Duration>,
-        first: Vec<Item<T>>,
+        first: List<T>,
     ) -> (Self, Spent) {
         let (lists, answers) = mpsc::channel(1);
         let (events, inbox) = mpsc::channel(1024);
@@ -206,10 +211,10 @@ impl<T: Machine> Running<T> {
     }
 
     /// From the demand for a list until handlers have what differs.
-    async fn relist(&mut self, items: Vec<Item<T>>, handlers: usize) -> Spent {
+    async fn relist(&mut self, list: List<T>, handlers: usize) -> Spent {
         self.target.fetch_add(RELIST_CHANGES, Relaxed);
         let watch = Stopwatch::start();
-        self.lists.send(items).await.expect("the feed is there");
+        self.lists.send(list).await.expect("the feed is there");
         self.informer.relist();
         Until::All(handlers).reached(&mut self.reached).await;
         watch.spent()

@@ -13,6 +13,7 @@ mod kube_rs;
 mod lists;
 mod model;
 mod pace;
+mod pages;
 mod policies;
 mod quarantine;
 mod shutdown;
