@@ -19,180 +19,13 @@ use tokio::time::Instant;
 
 use crate::object::{Object, table_hash};
 
+mod event;
 mod line;
 mod pending;
 
+pub use event::{Certainty, Change, Event};
 use line::{Line, Seat};
 use pending::{Extra, Kind, Pending};
-
-/// How we know that an object is gone.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
-pub enum Certainty {
-    /// The source said so.
-    Observed,
-    /// A list did not have it any more.
-    Inferred,
-}
-
-/// Something that happened to one object of a store.
-#[derive(Debug)]
-pub enum Change<T> {
-    /// It is new.
-    Added(Arc<T>),
-    /// It is the same thing and looks different.
-    Modified {
-        /// How it looked.
-        old: Arc<T>,
-        /// How it looks.
-        new: Arc<T>,
-    },
-    /// It is another thing under the same key: the old one went and we did not see it go.
-    Replaced {
-        /// The one that went.
-        old: Arc<T>,
-        /// The one that came.
-        new: Arc<T>,
-    },
-    /// It is gone.
-    Deleted {
-        /// How it looked last.
-        last: Arc<T>,
-        /// How we know.
-        certainty: Certainty,
-    },
-}
-
-impl<T: Object> Change<T> {
-    /// The object it happened to, in its last known state.
-    pub fn object(&self) -> &Arc<T> {
-        match self {
-            Self::Added(new) | Self::Modified { new, .. } | Self::Replaced { new, .. } => new,
-            Self::Deleted { last, .. } => last,
-        }
-    }
-}
-
-impl<T> Clone for Change<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Added(new) => Self::Added(new.clone()),
-            Self::Modified { old, new } => Self::Modified { old: old.clone(), new: new.clone() },
-            Self::Replaced { old, new } => Self::Replaced { old: old.clone(), new: new.clone() },
-            Self::Deleted { last, certainty } => {
-                Self::Deleted { last: last.clone(), certainty: *certainty }
-            }
-        }
-    }
-}
-
-/// What a handler is told. For one key, the events that one handler gets are always
-/// `Added (Modified | Resync)* Deleted`, over and over.
-///
-/// ```
-/// use informer::{Certainty, Event};
-///
-/// # #[derive(Debug)] struct Guest(u32);
-/// # impl informer::Object for Guest {
-/// #     type Key = u32;
-/// #     fn key(&self) -> u32 { self.0 }
-/// #     fn version(&self) -> u64 { 0 }
-/// # }
-/// fn say(event: &Event<Guest>) -> String {
-///     match event {
-///         Event::Added { object, initial: true } => format!("{} is there", object.0),
-///         Event::Added { object, .. } => format!("{} came", object.0),
-///         Event::Modified { object, .. } => format!("{} changed", object.0),
-///         Event::Deleted { last, certainty: Certainty::Observed } => format!("{} went", last.0),
-///         Event::Deleted { last, .. } => format!("{} is gone", last.0),
-///         Event::Resync(object) => format!("{} is still there", object.0),
-///     }
-/// }
-/// # let last = std::sync::Arc::new(Guest(100));
-/// # assert_eq!(say(&Event::Deleted { last, certainty: Certainty::Inferred }), "100 is gone");
-/// ```
-#[derive(Debug)]
-pub enum Event<T> {
-    /// The object is new to this handler.
-    Added {
-        /// How it looks.
-        object: Arc<T>,
-        /// Whether it belongs to what was there when the handler began.
-        initial: bool,
-    },
-    /// It changed since the handler was last told of it, perhaps several times.
-    Modified {
-        /// How it looked when the handler was last told, if the handler
-        /// [asked for that](crate::SubscribeOptions::old_objects). What a handler said that it
-        /// [does not care for](crate::SubscribeOptions::changed_by) may be newer than that.
-        old: Option<Arc<T>>,
-        /// How it looks.
-        object: Arc<T>,
-    },
-    /// It is gone.
-    Deleted {
-        /// How it looked last.
-        last: Arc<T>,
-        /// How we know.
-        certainty: Certainty,
-    },
-    /// Nothing happened: a periodic reminder that the handler
-    /// [asked for](crate::SubscribeOptions::resync_every).
-    Resync(Arc<T>),
-}
-
-impl<T> Event<T> {
-    /// The object it is about, in its last known state.
-    pub fn object(&self) -> &Arc<T> {
-        match self {
-            Self::Added { object, .. } | Self::Modified { object, .. } | Self::Resync(object) => {
-                object
-            }
-            Self::Deleted { last, .. } => last,
-        }
-    }
-
-    /// The object if it is there now, `None` if it was deleted.
-    pub fn current(&self) -> Option<&Arc<T>> {
-        match self {
-            Self::Deleted { .. } => None,
-            _ => Some(self.object()),
-        }
-    }
-
-    /// One word for metrics: `added`, `modified`, `deleted` or `resync`.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Added { .. } => "added",
-            Self::Modified { .. } => "modified",
-            Self::Deleted { .. } => "deleted",
-            Self::Resync(_) => "resync",
-        }
-    }
-}
-
-impl<T: Object> Event<T> {
-    /// The key of the object it is about.
-    pub fn key(&self) -> T::Key {
-        self.object().key()
-    }
-}
-
-impl<T> Clone for Event<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Added { object, initial } => {
-                Self::Added { object: object.clone(), initial: *initial }
-            }
-            Self::Modified { old, object } => {
-                Self::Modified { old: old.clone(), object: object.clone() }
-            }
-            Self::Deleted { last, certainty } => {
-                Self::Deleted { last: last.clone(), certainty: *certainty }
-            }
-            Self::Resync(object) => Self::Resync(object.clone()),
-        }
-    }
-}
 
 /// A queue that holds at most one entry per key, in order of first arrival.
 ///
@@ -222,6 +55,11 @@ pub struct DeltaFifo<T: Object> {
     /// What waits, by key. Seats that were left from the front are still in it, until they are
     /// as many as those that are taken.
     table: HashTable<Seat>,
+    /// From here on, nobody is in the table: what is new is put in when somebody is looked for.
+    unlisted: Seat,
+    /// Something that was deleted, or was given back, may wait. Otherwise what is new to the
+    /// store is new to the queue.
+    returns: bool,
     line: Line<T, Mark>,
     /// Of those that wait, what few have: more objects than one.
     extras: HashMap<Seat, Extra<T>>,
@@ -252,6 +90,8 @@ impl<T: Object> DeltaFifo<T> {
     pub fn new() -> Self {
         Self {
             table: HashTable::new(),
+            unlisted: 0,
+            returns: false,
             line: Line::new(),
             extras: HashMap::new(),
             since: VecDeque::new(),
@@ -292,6 +132,7 @@ impl<T: Object> DeltaFifo<T> {
     pub fn give_back(&mut self, event: Event<T>) {
         let key = event.key();
         let hash = table_hash(&key);
+        self.returns = true;
         if let Some(seat) = self.find(hash, &key) {
             self.merge(seat, |newer| Some(newer.after(event)));
         } else {
@@ -299,7 +140,25 @@ impl<T: Object> DeltaFifo<T> {
         }
     }
 
+    /// Adds a change as the store tells it: what it says to be new was not in it before.
+    pub(crate) fn push_stored(
+        &mut self,
+        change: &Change<T>,
+        hash: u64,
+        initial: bool,
+        now: Instant,
+    ) {
+        match change {
+            // Most of a first list is taken before anything else happens to it.
+            Change::Added(new) if !self.returns => {
+                self.append(Pending::Added(new.clone()), initial, now);
+            }
+            _ => self.push_at(change, hash, initial, now),
+        }
+    }
+
     pub(crate) fn push_at(&mut self, change: &Change<T>, hash: u64, initial: bool, now: Instant) {
+        self.returns |= matches!(change, Change::Deleted { .. } | Change::Replaced { .. });
         let Some(seat) = self.find(hash, &change.object().key()) else {
             let pending = Pending::first(change, self.keep_old);
             self.insert(hash, pending, initial, now);
@@ -385,13 +244,29 @@ impl<T: Object> DeltaFifo<T> {
         self.initial
     }
 
-    fn find(&self, hash: u64, key: &T::Key) -> Option<Seat> {
+    fn find(&mut self, hash: u64, key: &T::Key) -> Option<Seat> {
+        self.list();
         let is_it =
             |seat: &Seat| self.line.get(*seat).is_some_and(|(object, _)| object.key() == *key);
         self.table.find(hash, is_it).copied()
     }
 
+    /// Adds what nothing waits for; that was just looked for, so all others are in the table.
     fn insert(&mut self, hash: u64, pending: Pending<T>, initial: bool, now: Instant) {
+        let seat = self.append(pending, initial, now);
+        let line = &self.line;
+        if self.table.len() == self.table.capacity() {
+            self.table.retain(|seat| line.get(*seat).is_some());
+            if self.table.len() * 2 >= self.table.capacity() {
+                self.table.reserve(self.table.len(), |seat| hash_in(line, *seat));
+            }
+        }
+        self.table.insert_unique(hash, seat, |seat| hash_in(line, *seat));
+        self.unlisted = line.end();
+    }
+
+    /// Adds to the line alone.
+    fn append(&mut self, pending: Pending<T>, initial: bool, now: Instant) -> Seat {
         let since = now.saturating_duration_since(self.epoch).as_millis();
         let since = u32::try_from(since).unwrap_or(u32::MAX);
         let (object, kind, extra) = pending.apart();
@@ -403,15 +278,24 @@ impl<T: Object> DeltaFifo<T> {
             self.since.push_back((seat, since));
         }
         self.initial += usize::from(initial);
-        let line = &self.line;
-        let hash_of = |seat: &Seat| line.get(*seat).map_or(0, |(o, _)| table_hash(&o.key()));
-        if self.table.len() == self.table.capacity() {
-            self.table.retain(|seat| line.get(*seat).is_some());
-            if self.table.len() * 2 >= self.table.capacity() {
-                self.table.reserve(self.table.len(), hash_of);
-            }
+        seat
+    }
+
+    /// Puts into the table whoever is not in it yet.
+    fn list(&mut self) {
+        let count = self.line.end().wrapping_sub(self.unlisted);
+        if count == 0 {
+            return;
         }
-        self.table.insert_unique(hash, seat, hash_of);
+        let line = &self.line;
+        self.table.reserve(count as usize, |seat| hash_in(line, *seat));
+        while self.unlisted != line.end() {
+            if line.get(self.unlisted).is_some() {
+                let hash = hash_in(line, self.unlisted);
+                self.table.insert_unique(hash, self.unlisted, |seat| hash_in(line, *seat));
+            }
+            self.unlisted = self.unlisted.wrapping_add(1);
+        }
     }
 
     /// Makes something else of what waits in a seat. Answers whether something still does; if
@@ -451,6 +335,8 @@ impl<T: Object> DeltaFifo<T> {
     fn tidy(&mut self) {
         let Some(front) = self.line.front() else {
             self.since.clear();
+            self.unlisted = self.line.end();
+            self.returns = false;
             if self.table.capacity() > KEPT {
                 self.table = HashTable::new();
                 self.since = VecDeque::new();
@@ -466,6 +352,9 @@ impl<T: Object> DeltaFifo<T> {
         {
             self.since.pop_front();
         }
+        if Line::<T, Mark>::is_before(self.unlisted, front) {
+            self.unlisted = front;
+        }
         let few = self.line.len() + STALE;
         if self.table.len() > self.line.len() + few {
             self.table.retain(|seat| self.line.get(*seat).is_some());
@@ -476,6 +365,7 @@ impl<T: Object> DeltaFifo<T> {
     }
 
     fn fill_holes(&mut self) {
+        self.list();
         self.table.retain(|seat| self.line.get(*seat).is_some());
         let moved = self.line.compact();
         let first = self.line.front().unwrap_or_default();
@@ -488,7 +378,13 @@ impl<T: Object> DeltaFifo<T> {
         self.since.iter_mut().for_each(|(seat, _)| *seat = now_at(*seat));
         let extras = std::mem::take(&mut self.extras);
         self.extras = extras.into_iter().map(|(seat, extra)| (now_at(seat), extra)).collect();
+        self.unlisted = self.line.end();
     }
+}
+
+/// The hash of the key of whoever is in a seat.
+fn hash_in<T: Object>(line: &Line<T, Mark>, seat: Seat) -> u64 {
+    line.get(seat).map_or(0, |(object, _)| table_hash(&object.key()))
 }
 
 impl<T: Object> Default for DeltaFifo<T> {
@@ -505,3 +401,6 @@ impl<T: Object> fmt::Debug for DeltaFifo<T> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

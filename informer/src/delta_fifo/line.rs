@@ -47,6 +47,11 @@ impl<T, M: Copy + Default> Line<T, M> {
         self.end.wrapping_sub(self.front) as usize - self.taken
     }
 
+    /// The seat that is given next.
+    pub(super) fn end(&self) -> Seat {
+        self.end
+    }
+
     pub(super) fn front(&self) -> Option<Seat> {
         (self.taken > 0).then_some(self.front)
     }

@@ -65,7 +65,7 @@ impl<T: Object> Queue<T> {
                 continue; // the replay has it, or will come to it
             }
             match self.options.view(&stamped.change) {
-                View::Event(change) => state.fifo.push_at(change, stamped.hash, initial, now),
+                View::Event(change) => state.fifo.push_stored(change, stamped.hash, initial, now),
                 View::Another(change) => state.fifo.push_at(&change, stamped.hash, initial, now),
                 View::Refresh(change) => state.fifo.refresh_at(change, stamped.hash, now),
                 View::Nothing => {}

@@ -18,6 +18,7 @@ mod policies;
 mod quarantine;
 mod shutdown;
 mod simulation;
+mod takers;
 mod verification;
 mod waiting;
 mod watches;
