@@ -105,6 +105,8 @@ pub(crate) trait ShardIndex<T: Object>: Send + Sync {
     /// Takes in what was prepared, in the place of `old`.
     fn replace(&mut self, slot: u32, key: &T::Key, old: &Arc<T>, new: &Arc<T>);
     fn remove(&mut self, slot: u32, key: &T::Key, last: &Arc<T>);
+    /// Slots were numbered anew, in the same order: `moved[old]` is the new number.
+    fn renumber(&mut self, moved: &[u32]);
     fn as_any(&self) -> &dyn Any;
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::object::Object;
-use crate::store::Store;
+use crate::store::{Place, Store};
 
 /// A walk through a store that takes one period.
 pub(crate) struct Resync<T> {
@@ -17,7 +17,7 @@ pub(crate) struct Resync<T> {
     total: usize,
     done: usize,
     shard: usize,
-    slot: usize,
+    place: Place,
     page: Vec<Arc<T>>,
 }
 
@@ -29,7 +29,7 @@ impl<T: Object> Resync<T> {
             total: 0,
             done: 0,
             shard: 0,
-            slot: 0,
+            place: Place::default(),
             page: Vec::new(),
         }
     }
@@ -48,10 +48,10 @@ impl<T: Object> Resync<T> {
         let over = elapsed >= self.period;
         let due = if over { usize::MAX } else { share(self.total, elapsed, self.period) };
         while self.done < due && self.shard < store.shards() {
-            let next = store.shard_page(self.shard, self.slot, due - self.done, &mut self.page);
-            (self.shard, self.slot) = match next {
-                Some(slot) => (self.shard, slot),
-                None => (self.shard + 1, 0),
+            let next = store.shard_page(self.shard, self.place, due - self.done, &mut self.page);
+            (self.shard, self.place) = match next {
+                Some(place) => (self.shard, place),
+                None => (self.shard + 1, Place::default()),
             };
             self.done += self.page.len();
             self.page.drain(..).for_each(&mut remind);
@@ -60,7 +60,8 @@ impl<T: Object> Resync<T> {
             // Periods that nobody was there to see are not made up for.
             let missed = elapsed.as_nanos() / self.period.as_nanos();
             self.started += self.period * u32::try_from(missed).unwrap_or(u32::MAX);
-            (self.total, self.done, self.shard, self.slot) = (store.len(), 0, 0, 0);
+            (self.total, self.done, self.shard) = (store.len(), 0, 0);
+            self.place = Place::default();
         }
     }
 

@@ -86,6 +86,13 @@ struct Freshness {
     listed: u64,
 }
 
+/// Where a walk through one shard has come to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    epoch: u32,
+    slot: usize,
+}
+
 impl<T: Object> Store<T> {
     /// An empty store and its writer.
     pub fn new() -> (Self, StoreWriter<T>) {
@@ -177,6 +184,28 @@ impl<T: Object> Store<T> {
         self.len() == 0
     }
 
+    /// About how many bytes the store takes, without its indexes. `heap` says how many more bytes
+    /// an object points to, for example the capacities of its strings; it is asked of every
+    /// object, so do not ask often.
+    ///
+    /// ```
+    /// # struct Guest { vmid: u32, name: String }
+    /// # impl informer::Object for Guest {
+    /// #     type Key = u32;
+    /// #     fn key(&self) -> u32 { self.vmid }
+    /// #     fn version(&self) -> u64 { 0 }
+    /// # }
+    /// # let (store, mut writer) = informer::Store::new();
+    /// # writer.upsert(Guest { vmid: 100, name: "a".repeat(4000) });
+    /// let bytes = store.bytes_estimate(|guest: &Guest| guest.name.capacity());
+    /// assert!((4000..8000).contains(&bytes));
+    /// ```
+    pub fn bytes_estimate(&self, mut heap: impl FnMut(&T) -> usize) -> usize {
+        let mut bytes = self.inner.shards.iter().map(|shard| shard.read().bytes()).sum();
+        self.for_each(|object| bytes += heap(object));
+        bytes
+    }
+
     /// How long ago the source last confirmed what is in here; `None` if it never did.
     ///
     /// Grows without bound while the source does not answer.
@@ -219,19 +248,21 @@ impl<T: Object> Store<T> {
         generation
     }
 
-    /// Up to `max` objects of one shard from a slot on, and the slot to go on from, if any.
+    /// Up to `max` objects of one shard from a place on, and the place to go on from, if any. If
+    /// slots were numbered anew since, that is from the beginning.
     pub(crate) fn shard_page(
         &self,
         shard: usize,
-        from: usize,
+        from: Place,
         max: usize,
         into: &mut Vec<Arc<T>>,
-    ) -> Option<usize> {
+    ) -> Option<Place> {
         let shard = self.inner.shards[shard].read();
-        let end = shard.slots.len().min(from.saturating_add(max));
-        let page = shard.slots.get(from..end).unwrap_or_default();
+        let slot = if from.epoch == shard.epoch { from.slot } else { 0 };
+        let end = shard.slots.len().min(slot.saturating_add(max));
+        let page = shard.slots.get(slot..end).unwrap_or_default();
         into.extend(page.iter().flatten().map(|entry| entry.object.clone()));
-        (end < shard.slots.len()).then_some(end)
+        (end < shard.slots.len()).then_some(Place { epoch: shard.epoch, slot: end })
     }
 
     pub(crate) fn shard_len(&self, shard: usize) -> usize {

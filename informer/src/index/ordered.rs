@@ -125,6 +125,10 @@ impl<T: Object, V: Ord + Clone + Send + Sync + 'static> ShardIndex<T> for Ordere
         after.clear();
     }
 
+    fn renumber(&mut self, moved: &[u32]) {
+        self.slots.values_mut().for_each(|slot| *slot = moved[*slot as usize]);
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

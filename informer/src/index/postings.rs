@@ -76,6 +76,11 @@ impl<T: Object, V: Hash + Eq + Clone + Send + Sync + 'static> ShardIndex<T> for 
         after.clear();
     }
 
+    fn renumber(&mut self, moved: &[u32]) {
+        self.slots.values_mut().for_each(|posting| posting.renumber(moved));
+        self.slots.shrink_to_fit();
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
@@ -104,6 +109,16 @@ impl Posting {
         match self {
             Self::One(slot) => std::slice::from_ref(slot),
             Self::Many(slots) => slots,
+        }
+    }
+
+    fn renumber(&mut self, moved: &[u32]) {
+        let slots = match self {
+            Self::One(slot) => std::slice::from_mut(slot),
+            Self::Many(slots) => slots,
+        };
+        for slot in slots {
+            *slot = moved[*slot as usize];
         }
     }
 

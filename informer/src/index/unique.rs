@@ -161,6 +161,10 @@ impl<T: Object, V: Hash + Eq + Clone + Send + Sync + 'static> ShardIndex<T> for 
         }
     }
 
+    fn renumber(&mut self, _: &[u32]) {
+        // Claims know objects and no slots.
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -9,10 +9,15 @@ use hashbrown::HashTable;
 use crate::index::ShardIndex;
 use crate::object::{Object, table_hash};
 
+/// Fewer free slots than this are not worth the moving.
+const WORTHWHILE: usize = 64;
+
 pub(super) struct Shard<T: Object> {
     pub(super) table: HashTable<u32>,
     pub(super) slots: Vec<Option<Entry<T>>>,
     pub(super) free: Vec<u32>,
+    /// How often slots were numbered anew.
+    pub(super) epoch: u32,
     pub(super) indexes: Vec<Box<dyn ShardIndex<T>>>,
 }
 
@@ -26,7 +31,13 @@ pub(super) struct Entry<T: Object> {
 
 impl<T: Object> Shard<T> {
     pub(super) fn new() -> Self {
-        Self { table: HashTable::new(), slots: Vec::new(), free: Vec::new(), indexes: Vec::new() }
+        Self {
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            epoch: 0,
+            indexes: Vec::new(),
+        }
     }
 
     pub(super) fn entry(&self, slot: u32) -> Option<&Entry<T>> {
@@ -87,13 +98,45 @@ impl<T: Object> Shard<T> {
         let (slot, _) = self.table.find_entry(hash, is_it).ok()?.remove();
         let entry = self.slots[slot as usize].take()?;
         self.free.push(slot);
-        if self.table.is_empty() {
-            // A collection that emptied gives its memory back; slots may be renumbered now.
-            self.slots = Vec::new();
-            self.free = Vec::new();
-            self.table = HashTable::new();
-        }
         Some((slot, entry))
+    }
+
+    /// Gives memory back after a removal, when three quarters of the slots are free: what is left
+    /// moves together and is numbered anew.
+    pub(super) fn tidy(&mut self) {
+        let left = self.table.len();
+        if left > 0 && (self.free.len() < WORTHWHILE || self.free.len() < 3 * left) {
+            return;
+        }
+        let mut moved = vec![u32::MAX; self.slots.len()];
+        let mut slots = Vec::with_capacity(left + left / 4);
+        for (old, entry) in std::mem::take(&mut self.slots).into_iter().enumerate() {
+            if entry.is_some() {
+                moved[old] = slot_number(slots.len());
+                slots.push(entry);
+            }
+        }
+        self.slots = slots;
+        self.free = Vec::new();
+        self.table.iter_mut().for_each(|slot| *slot = moved[*slot as usize]);
+        let slots = &self.slots;
+        self.table.shrink_to_fit(|slot| {
+            slots[*slot as usize].as_ref().map_or(0, |entry| table_hash(&entry.key))
+        });
+        for index in &mut self.indexes {
+            index.renumber(&moved);
+        }
+        self.epoch += 1;
+    }
+
+    /// About how many bytes it takes, without its indexes and without what objects point to.
+    pub(super) fn bytes(&self) -> usize {
+        // Two counts stand before what an `Arc` points to.
+        let object = size_of::<T>() + 2 * size_of::<usize>();
+        self.slots.capacity() * size_of::<Option<Entry<T>>>()
+            + self.free.capacity() * size_of::<u32>()
+            + self.table.allocation_size()
+            + self.table.len() * object
     }
 }
 

@@ -138,6 +138,7 @@ impl<T: Object> StoreWriter<T> {
         for index in &mut shard.indexes {
             index.remove(slot, key, &entry.object);
         }
+        shard.tidy();
         let generation = self.inner.generation.fetch_add(1, Ordering::AcqRel) + 1;
         let change = Change::Deleted { last: entry.object, certainty };
         Some(Stamped { change, hash, shard: number, generation })

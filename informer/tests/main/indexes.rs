@@ -1,12 +1,18 @@
 //! Ordered and unique indexes, against a plain map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use informer::{Certainty, OrderedIndex, Position, Store, UniqueIndex};
+use informer::testing::ScriptedSource;
+use informer::{
+    Certainty, Event, Object, OrderedIndex, Position, SharedIndexInformer, Store, SubscribeOptions,
+    UniqueIndex,
+};
 use proptest::prelude::*;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
-use crate::Thing;
+use crate::{SECOND, Thing, run};
 
 type Model = BTreeMap<u8, Thing>;
 
@@ -206,4 +212,101 @@ fn all_objects_come_in_the_order_of_their_keys() {
     let after = Position { value: (), key: 3 };
     let page = store.page(&by_key, .., Some(&after), 1);
     assert_eq!((page.objects[0].id, page.next.map(|next| next.key)), (7, Some(7)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
+    /// A store that shrinks gives its memory back, and finds everything that is left.
+    #[test]
+    fn what_is_left_is_found_after_the_rest_has_gone(
+        left in prop::collection::btree_set(any::<u8>(), 0..40),
+        again in prop::collection::btree_set(any::<u8>(), 0..40),
+        shards in 1..3_usize,
+    ) {
+        let (store, mut writer) = Store::with_shards(shards);
+        let by_node = store.index(|thing: &Thing, out| out.push(thing.node));
+        let by_value = store.ordered_index(|thing: &Thing, out| out.push(thing.value));
+        let unique = store.unique_index(|thing: &Thing, out| out.push(thing.value));
+        let thing = |id: u8| Thing::new(id, id / 2).on(id % 7);
+        (0..=255).for_each(|id| drop(writer.upsert(thing(id))));
+        let full = store.bytes_estimate(|_| 0);
+        for id in (0..=255).filter(|id| !left.contains(id)) {
+            drop(writer.remove(&id, Certainty::Observed));
+        }
+        let little = store.bytes_estimate(|_| 0);
+        prop_assert!(little * 2 < full, "{little} of {full} bytes");
+        for id in &again {
+            drop(writer.upsert(thing(*id)));
+        }
+
+        let expected: Model = left.union(&again).map(|id| (*id, thing(*id))).collect();
+        let found: Model =
+            store.snapshot().iter().map(|thing| (thing.id, (**thing).clone())).collect();
+        prop_assert_eq!(&found, &expected);
+        for id in 0..=255 {
+            prop_assert_eq!(store.contains(&id), expected.contains_key(&id));
+        }
+        for node in 0..7 {
+            let mut found: Vec<u8> =
+                store.by(&by_node, &node).iter().map(|thing| thing.id).collect();
+            found.sort_unstable();
+            let scan: Vec<u8> = expected.keys().copied().filter(|id| id % 7 == node).collect();
+            prop_assert_eq!(found, scan);
+        }
+        let ordered: Vec<u8> = store.range(&by_value, ..).iter().map(|thing| thing.id).collect();
+        prop_assert_eq!(ordered, expected.keys().copied().collect::<Vec<_>>());
+        for value in 0..128 {
+            let claimed = expected.values().any(|thing| thing.value == value);
+            prop_assert_eq!(store.owner(&unique, &value).is_some(), claimed);
+        }
+    }
+}
+
+/// One of many: a shard has to be of some size to be worth shrinking.
+#[derive(Clone)]
+struct Grain(u32);
+
+impl Object for Grain {
+    type Key = u32;
+
+    fn key(&self) -> u32 {
+        self.0
+    }
+
+    fn version(&self) -> u64 {
+        0
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reminders_forget_nobody_when_a_store_shrinks() {
+    // In different parts of a shard, as nobody knows where one begins.
+    for before in [250, 260, 270, 280, 290] {
+        let source = ScriptedSource::watching();
+        (0..4096).for_each(|id| source.set(Grain(id)));
+        let mut tasks = JoinSet::new();
+        let handle = run(SharedIndexInformer::builder(source.clone()), &mut tasks);
+        handle.synced(SECOND).await.unwrap();
+        let mut events = handle.subscribe(SubscribeOptions::default().resync_every(600 * SECOND));
+        assert_eq!(std::iter::from_fn(|| events.try_next()).count(), 4096);
+        let mut reminders = || {
+            let all = std::iter::from_fn(|| events.try_next());
+            let reminders = all.filter(|event| matches!(event, Event::Resync(_)));
+            reminders.map(|event| event.key()).collect::<BTreeSet<u32>>()
+        };
+        sleep(SECOND * before).await;
+        let mut reminded = reminders();
+        assert!((1600..2100).contains(&reminded.len()), "{}", reminded.len());
+
+        (0..4096).filter(|id| id % 32 != 0).for_each(|id| source.remove(&id));
+        for pause in [599 - before, 2] {
+            sleep(SECOND * pause).await;
+            reminded.extend(reminders());
+        }
+
+        let forgotten: Vec<u32> =
+            handle.store().keys().into_iter().filter(|id| !reminded.contains(id)).collect();
+        assert!(forgotten.is_empty(), "{forgotten:?}");
+    }
 }
