@@ -37,6 +37,9 @@ pub enum Fault {
     Nameless(usize),
     /// The list panics.
     Panic,
+    /// The list comes in pages of so many objects with this pause after each, and is all the same
+    /// of the moment at which it began.
+    Paged(usize, Duration),
     /// The list takes this long.
     Slow(Duration),
     /// The list never ends.
@@ -278,6 +281,7 @@ impl<T: Object + Clone> ListWatcher for ScriptedSource<T> {
         let mut take = objects.len();
         let mut failure = None;
         let (mut unreadable, mut nameless) = (0, false);
+        let (mut page, mut pause) = (usize::MAX, Duration::ZERO);
         match fault {
             Fault::None => {}
             Fault::Error(error) => return Err(error),
@@ -299,10 +303,15 @@ impl<T: Object + Clone> ListWatcher for ScriptedSource<T> {
             Fault::Nameless(some) => (unreadable, nameless) = (some, true),
             Fault::Unchanged => return Ok(ListDone::Unchanged),
             Fault::Panic => panic!("the script says so"),
+            Fault::Paged(size, after_each) => (page, pause) = (size.max(1), after_each),
             Fault::Slow(pause) => tokio::time::sleep(pause).await,
             Fault::Hang => std::future::pending().await,
         }
-        for object in objects.into_iter().take(take) {
+        for (number, object) in objects.into_iter().take(take).enumerate() {
+            if number > 0 && number.is_multiple_of(page) {
+                into.flush();
+                tokio::time::sleep(pause).await;
+            }
             let (key, version) = (object.key(), object.version());
             if unreadable > 0 {
                 unreadable -= 1;

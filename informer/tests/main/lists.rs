@@ -3,8 +3,8 @@
 use std::future::pending;
 use std::sync::Arc;
 
-use informer::testing::Fault;
-use informer::{Replay, Scope, SourceError, SubscribeOptions};
+use informer::testing::{Fault, ScriptedSource};
+use informer::{Replay, Scope, SharedIndexInformer, SourceError, SubscribeOptions};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -155,4 +155,27 @@ async fn a_seed_that_the_first_list_lacks_is_kept_if_the_source_is_not_sure() {
     handle.synced(10 * SECOND).await.unwrap();
 
     assert_eq!(handle.store().keys(), [1]);
+}
+
+/// What changes while the pages come is in none of them; the watch goes on from where they began.
+#[tokio::test(start_paused = true)]
+async fn pages_are_readable_as_they_come_and_the_watch_brings_what_changed_meanwhile() {
+    let source = ScriptedSource::watching();
+    (0..6).for_each(|id| source.set(Thing::new(id, 1)));
+    source.faults([Fault::Paged(2, 10 * SECOND)]);
+    let mut tasks = JoinSet::new();
+    let handle = run(SharedIndexInformer::builder(source.clone()), &mut tasks);
+    let mut events = handle.subscribe(SubscribeOptions::default());
+
+    sleep(5 * SECOND).await;
+    assert_eq!(drain(&mut events), ["+0=1", "+1=1"]);
+    source.remove(&0);
+    source.set(Thing::new(5, 2));
+    sleep(10 * SECOND).await;
+    assert_eq!(drain(&mut events), ["+2=1", "+3=1"]);
+    assert!(!handle.has_synced());
+
+    sleep(10 * SECOND).await;
+    assert_eq!(drain(&mut events), ["+4=1", "+5=2", "-0"]);
+    assert!(handle.has_synced());
 }
