@@ -2,21 +2,28 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::hash::Hash;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
-use crate::object::{Key, fingerprint, table_hash};
-use crate::queue_core::{Core, GroupOf, Outcome, Wake};
-use crate::ready::{Priority, Ready};
-use crate::sleepers::{Sleepers, Ticket};
+use crate::object::{Key, table_hash};
+use crate::queue_core::{Core, Outcome, Wake};
+use crate::ready::Priority;
+use crate::sleepers::Sleepers;
 use crate::sync::{Mutex, Notify};
+
+mod builder;
+mod taken;
+mod turn;
+
+pub use builder::WorkQueueBuilder;
+pub use taken::Taken;
+use turn::{Look, Turn, wait_until};
 
 /// A queue of keys between those who see that something needs work and those who work.
 ///
@@ -128,7 +135,7 @@ impl<K: Key> WorkQueue<K> {
     ///
     /// Safe: a key is taken only when it is returned.
     pub async fn take(&self) -> Option<Taken<K>> {
-        let mut turn = Turn { queue: self, ticket: None };
+        let mut turn = Turn::new(self);
         let mut timer = pin!(None);
         poll_fn(|context| {
             loop {
@@ -149,7 +156,7 @@ impl<K: Key> WorkQueue<K> {
 
     /// The next key to work on, if there is one now.
     pub fn try_take(&self) -> Option<Taken<K>> {
-        match (Turn { queue: self, ticket: None }).look(None) {
+        match Turn::new(self).look(None) {
             Look::Found(taken) => Some(taken),
             Look::Empty(_) | Look::Over => None,
         }
@@ -323,205 +330,6 @@ impl Woken {
     }
 }
 
-/// Somebody's wait for a key. If it is given up, whoever comes next is woken in its place.
-struct Turn<'a, K: Key> {
-    queue: &'a WorkQueue<K>,
-    /// There is one once it went to sleep.
-    ticket: Option<Ticket>,
-}
-
-impl<K: Key> Turn<'_, K> {
-    /// Takes a key, or goes to sleep if there is a waker to be woken by.
-    fn look(&mut self, waker: Option<&Waker>) -> Look<K> {
-        let shared = &self.queue.shared;
-        let mut state = shared.state.lock();
-        if state.mode == Mode::Closed {
-            return Look::Over;
-        }
-        let now = Instant::now();
-        let promoted = if state.mode == Mode::Open { state.core.promote(now) } else { 0 };
-        let Some((at, key, failures, since)) = state.core.take(now) else {
-            let over = state.mode == Mode::Draining
-                && state.core.running() == 0
-                && state.core.ready() == 0;
-            let Some(waker) = waker.filter(|_| !over) else {
-                return if over { Look::Over } else { Look::Empty(None) };
-            };
-            let ticket = state.sleepers.sleep(self.ticket, waker);
-            self.ticket = Some(ticket);
-            let due = state.core.next_due().filter(|_| state.mode == Mode::Open);
-            let due = due.filter(|_| state.sleepers.keep_time(ticket));
-            return Look::Empty(due);
-        };
-        let depth = state.core.ready();
-        let mut woken = Vec::new();
-        let mut others = promoted;
-        let left = self.ticket.take().map(|ticket| state.sleepers.leave(ticket));
-        if left.is_none_or(|left| !left.woken) {
-            // Nobody counts on this taker, so one of what there is now is its own.
-            others = others.saturating_sub(1);
-        }
-        if left.is_some_and(|left| left.kept_time) && state.core.next_due().is_some() {
-            others += 1; // to keep the time
-        }
-        woken.extend((0..others).map_while(|_| state.sleepers.wake()));
-        drop(state);
-        woken.into_iter().for_each(Waker::wake);
-        if let Some(metrics) = &shared.metrics {
-            let name = &shared.name;
-            (0..promoted).for_each(|_| metrics.queue_added(name));
-            metrics.queue_depth(name, depth);
-            metrics.queue_taken(name, now.saturating_duration_since(since));
-        }
-        let shared = Some(shared.clone());
-        Look::Found(Taken { shared, at, key, failures, since: now })
-    }
-}
-
-impl<K: Key> Drop for Turn<'_, K> {
-    fn drop(&mut self) {
-        let Some(ticket) = self.ticket else { return };
-        let mut state = self.queue.shared.state.lock();
-        let left = state.sleepers.leave(ticket);
-        let passed_on = left.woken && state.core.ready() > 0;
-        let unkept = left.kept_time && state.core.next_due().is_some();
-        let woken = if passed_on || unkept { state.sleepers.wake() } else { None };
-        drop(state);
-        woken.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// What there is to take.
-enum Look<K: Key> {
-    Found(Taken<K>),
-    /// Nothing, until then if this taker is the one that keeps the time.
-    Empty(Option<Instant>),
-    Over,
-}
-
-/// Sets a timer to when it is to ring, if it is to ring at all.
-fn wait_until(mut timer: Pin<&mut Option<Sleep>>, due: Option<Instant>) -> Option<Pin<&mut Sleep>> {
-    if timer.as_ref().as_pin_ref().map(|sleep| sleep.deadline()) != due {
-        timer.set(due.map(sleep_until));
-    }
-    timer.as_pin_mut()
-}
-
-/// A key that is worked on. Nobody else gets it until this is gone.
-///
-/// Say how it went; dropping it without a word (a panic, a cancelled task) counts as a failure.
-#[must_use = "dropping it counts as a failure"]
-pub struct Taken<K: Key> {
-    shared: Option<Arc<Shared<K>>>,
-    at: u32,
-    key: K,
-    failures: u32,
-    since: Instant,
-}
-
-impl<K: Key> Taken<K> {
-    /// The key to work on.
-    pub fn key(&self) -> &K {
-        &self.key
-    }
-
-    /// How often it has failed since it last went well.
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    /// It went well. The key is forgotten, or comes again if it was added meanwhile.
-    pub fn done(mut self) {
-        self.finish(Outcome::Done);
-    }
-
-    /// It went well and wants to come again after a delay, or earlier if it is added.
-    pub fn done_after(mut self, delay: Duration) {
-        self.finish(Outcome::DoneAfter(delay));
-    }
-
-    /// It failed and comes again after its back-off.
-    pub fn retry(mut self) {
-        self.finish(Outcome::Failed { pause: None });
-    }
-
-    /// It failed and comes again after this pause.
-    pub fn retry_after(mut self, pause: Duration) {
-        self.finish(Outcome::Failed { pause: Some(pause) });
-    }
-
-    fn finish(&mut self, outcome: Outcome) {
-        if let Some(shared) = self.shared.take() {
-            shared.finish(self.at, outcome, self.since);
-        }
-    }
-}
-
-impl<K: Key> Drop for Taken<K> {
-    fn drop(&mut self) {
-        self.finish(Outcome::Failed { pause: None });
-    }
-}
-
-/// Sets up a queue; see [`WorkQueue::builder`].
-#[must_use = "a builder does nothing until it builds"]
-pub struct WorkQueueBuilder<K: Key> {
-    name: String,
-    backoff: Backoff,
-    ageing: Duration,
-    cap: usize,
-    group_of: Option<GroupOf<K>>,
-    metrics: Option<Arc<dyn Metrics>>,
-}
-
-impl<K: Key> WorkQueueBuilder<K> {
-    /// How long a key that failed waits. Default: 100 ms to 1000 s.
-    pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-
-    /// A key that has waited this much longer than another one makes up for one level of
-    /// priority. Default: 10 s.
-    pub fn ageing(mut self, per_level: Duration) -> Self {
-        self.ageing = per_level;
-        self
-    }
-
-    /// Puts keys into groups (of one node, of one tenant) that take turns, and of each of which
-    /// at most `cap` keys are worked on at once. Default: one group without a limit.
-    ///
-    /// Runs under a lock; must depend on the key alone.
-    pub fn groups<G: Hash>(
-        mut self,
-        group: impl Fn(&K) -> G + Send + Sync + 'static,
-        cap: usize,
-    ) -> Self {
-        self.group_of = Some(Box::new(move |key| fingerprint(&group(key))));
-        self.cap = cap;
-        self
-    }
-
-    /// Where to count.
-    pub fn metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
-        self.metrics = Some(metrics);
-        self
-    }
-
-    /// The queue.
-    pub fn build(self) -> WorkQueue<K> {
-        let core = Core::new(self.backoff, Ready::new(self.cap, self.ageing), self.group_of);
-        WorkQueue {
-            shared: Arc::new(Shared {
-                name: self.name,
-                metrics: self.metrics,
-                state: Mutex::new(State { core, mode: Mode::Open, sleepers: Sleepers::default() }),
-                ended: Notify::new(),
-            }),
-        }
-    }
-}
-
 impl<K: Key> Clone for WorkQueue<K> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone() }
@@ -533,21 +341,6 @@ impl<K: Key> fmt::Debug for WorkQueue<K> {
         f.debug_struct("WorkQueue")
             .field("name", &self.name())
             .field("len", &self.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<K: Key> fmt::Debug for WorkQueueBuilder<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkQueueBuilder").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl<K: Key> fmt::Debug for Taken<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Taken")
-            .field("key", &self.key)
-            .field("failures", &self.failures)
             .finish_non_exhaustive()
     }
 }
