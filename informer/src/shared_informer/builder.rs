@@ -99,8 +99,9 @@ impl<L: ListWatcher> InformerBuilder<L> {
     ///
     /// The list is compared and not taken in, and the watch goes on from where it was; what the
     /// watch sends by the time it has come to where the list was is no difference. Anything that
-    /// still differs then is counted in the [`Status`] with its key, and repaired by a list that
-    /// is taken in. A check costs what a list in which nothing changed costs, and holds no copy.
+    /// still differs then is counted in the [`Status`](crate::Status) with its key, and repaired by
+    /// a list that is taken in. A check costs what a list in which nothing changed costs, and holds
+    /// no copy.
     ///
     /// For a source that cannot watch every list is a check already.
     pub fn verify_every(mut self, period: Duration) -> Self {
