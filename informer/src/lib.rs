@@ -21,7 +21,8 @@
 //! - You bring a source: implement [`Object`] and [`ListWatcher`], then run
 //!   [`testing::conformance`](crate::ListWatcher) (feature `testing`) on it.
 //! - You follow one: [`SharedIndexInformer::builder`].
-//! - You read: [`Store`]. You react to events: [`Subscription`].
+//! - You read: [`Store`]. You react to events: [`Subscription`]. You write to the source, too:
+//!   [`Overlay`] and [`Store::wait_for`] let you read that.
 //! - You bring things to where they should be: [`Reconciler`] and [`Controller`]; or take the
 //!   [`WorkQueue`] by itself.
 //!
@@ -33,6 +34,10 @@
 //! - *incarnation*: tells a thing from a later one under the same key.
 //! - *scope*: a part of the collection that answers, or fails to, as a whole.
 //! - *relist*: a list after the first one. It repairs whatever a watch missed.
+//! - *check*: a list that is compared with the store and not taken in; see
+//!   [`InformerBuilder::verify_every`].
+//! - *put aside*, *in quarantine*: an object that could not be taken; see [`Quarantined`].
+//! - *parked*: an event that a handler was given up on; see [`Parked`].
 //! - *synced*: there was a complete list that was not suspicious.
 //! - *certainty*: whether a delete was [observed](Certainty::Observed) or
 //!   [inferred](Certainty::Inferred) from a list that lacked the object.

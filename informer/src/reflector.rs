@@ -145,7 +145,7 @@ pub enum Step {
     Listed,
     /// A watch ended without an error, or it is time to list again.
     Watched,
-    /// The store was compared with a list.
+    /// A check of the store ended, well or not; the next step goes on watching, or repairs.
     Checked,
     /// A list or a watch failed; the next step waits.
     Failed,

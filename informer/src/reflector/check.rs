@@ -48,7 +48,7 @@ impl<L: ListWatcher> Reflector<L> {
             Err(error) => {
                 // The watch is well: it does not wait for the next check to go better.
                 self.note_failure(error);
-                return Step::Failed;
+                return Step::Checked;
             }
         };
         if suspects.is_empty() || goal.as_ref() == Some(&from) {

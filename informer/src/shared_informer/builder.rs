@@ -103,7 +103,8 @@ impl<L: ListWatcher> InformerBuilder<L> {
     /// a list that is taken in. A check costs what a list in which nothing changed costs, and holds
     /// no copy.
     ///
-    /// For a source that cannot watch every list is a check already.
+    /// For a source that cannot watch every list is a check already; for one that
+    /// [paces itself](Self::self_paced) it would wait until there is something to list.
     pub fn verify_every(mut self, period: Duration) -> Self {
         self.options.verify_every = Some(period);
         self
