@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::delta_fifo::{DeltaFifo, Event};
+use crate::delta_fifo::Event;
 use crate::list_watcher::Cause;
 use crate::object::Object;
 use crate::status::{NotSynced, wait_for_sync};
@@ -195,10 +195,8 @@ impl<T: Object> Drop for Taken<T> {
 impl<T: Object> Drop for Subscription<T> {
     fn drop(&mut self) {
         self.hub.queues.write().retain(|queue| !Arc::ptr_eq(queue, &self.queue));
-        let mut state = self.queue.state.lock();
-        state.closed = true;
-        state.fifo = DeltaFifo::new();
-        state.resync = None;
+        let given_away = self.queue.state.lock().close();
+        drop(given_away);
     }
 }
 

@@ -74,11 +74,10 @@ impl<T: Object> Queue<T> {
         let waiting = state.fifo.len() - state.fifo.initial();
         let too_much = self.options.most_keys.is_some_and(|most| waiting > most);
         let synced = too_much || (!replayed && state.replayed());
-        if too_much {
-            state.disconnect();
-        }
+        let given_away = too_much.then(|| state.disconnect());
         let wake = !state.fifo.is_empty() || too_much;
         drop(state);
+        drop(given_away); // objects run code of their own when they go
         if synced {
             self.synced.notify_waiters();
         }
@@ -133,11 +132,17 @@ impl<T: Object> QueueState<T> {
     }
 
     /// Ends it, and gives everything away.
-    fn disconnect(&mut self) {
-        (self.closed, self.disconnected) = (true, true);
-        self.fifo = DeltaFifo::new();
-        self.resync = None;
+    fn disconnect(&mut self) -> DeltaFifo<T> {
+        self.disconnected = true;
         self.next_shard = self.known.len();
+        self.close()
+    }
+
+    /// Ends it; answers what waits, to be dropped when no lock is held.
+    pub(super) fn close(&mut self) -> DeltaFifo<T> {
+        self.closed = true;
+        self.resync = None;
+        std::mem::take(&mut self.fifo)
     }
 
     pub(super) fn replayed(&self) -> bool {

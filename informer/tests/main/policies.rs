@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use informer::testing::ScriptedSource;
 use informer::{
-    Backoff, Event, Handled, InformerHandle, Metrics, PanicPolicy, Retry, SharedIndexInformer,
-    SubscribeOptions, Subscription, SubscriptionMonitor,
+    Backoff, Event, Handled, InformerHandle, ListDone, ListWatcher, Listing, Metrics, Object,
+    PanicPolicy, Retry, SharedIndexInformer, SourceError, Step, SubscribeOptions, Subscription,
+    SubscriptionMonitor,
 };
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -339,4 +341,80 @@ async fn a_handler_can_ask_for_changes_of_one_part() {
     source.remove(&0);
     sleep(SECOND).await;
     assert_eq!(drain(&mut moves), ["-0"]);
+}
+
+/// Looks at who was told of it when it goes.
+struct Curious {
+    id: u8,
+    family: Family,
+}
+
+/// Who there is, whom they look at, and how often they did.
+#[derive(Clone, Default)]
+struct Family {
+    ids: Arc<Mutex<Vec<u8>>>,
+    monitor: Arc<Mutex<Option<SubscriptionMonitor<Curious>>>>,
+    looks: Arc<AtomicU32>,
+}
+
+impl Object for Curious {
+    type Key = u8;
+
+    fn key(&self) -> u8 {
+        self.id
+    }
+
+    fn version(&self) -> u64 {
+        0
+    }
+}
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        let monitor = self.family.monitor.lock().clone();
+        if monitor.is_some_and(|monitor| monitor.lag().keys < 100) {
+            self.family.looks.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl ListWatcher for Family {
+    type Object = Curious;
+
+    async fn list(&self, into: &mut Listing<'_, Curious>) -> Result<ListDone, SourceError> {
+        for id in self.ids.lock().clone() {
+            into.offer(&id, 0, || Curious { id, family: self.clone() });
+        }
+        Ok(ListDone::complete())
+    }
+}
+
+/// A lock that is held meanwhile would hang this test.
+#[tokio::test(start_paused = true)]
+async fn objects_are_dropped_where_no_lock_is_held() {
+    let family = Family::default();
+    let informer = SharedIndexInformer::builder(family.clone()).poll_every(SECOND).build();
+    let handle = informer.handle();
+    let mut reflector = informer.into_reflector();
+    let mut strict = handle.subscribe(SubscribeOptions::named("strict").disconnect_above(1));
+    *family.monitor.lock() = Some(strict.monitor());
+    let mut list = async |ids: &[u8]| {
+        *family.ids.lock() = ids.to_vec();
+        while reflector.step().await != Step::Listed {}
+        family.looks.load(Ordering::Relaxed)
+    };
+    assert_eq!(list(&[0, 1, 2, 3]).await, 0);
+    assert_eq!(std::iter::from_fn(|| strict.try_next()).count(), 4);
+
+    assert_eq!(list(&[1, 2, 3]).await, 0, "a delete waits with the last state");
+    assert_eq!(list(&[3]).await, 3, "disconnected");
+    assert!(strict.is_disconnected());
+
+    let mut plain = handle.subscribe(SubscribeOptions::named("plain"));
+    *family.monitor.lock() = Some(plain.monitor());
+    assert!(plain.try_next().is_some());
+    assert_eq!(list(&[]).await, 3);
+    drop(plain);
+    assert_eq!(family.looks.load(Ordering::Relaxed), 4);
+    family.monitor.lock().take();
 }
