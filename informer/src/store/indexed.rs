@@ -127,6 +127,8 @@ impl<T: Object> Store<T> {
     /// The objects with values in `range`, by value and then by key, as they were at one moment.
     /// An object with several values in the range is there once for each.
     ///
+    /// The writer waits meanwhile: take [pages](Self::page) of what may be long.
+    ///
     /// # Panics
     ///
     /// If the index belongs to another store.

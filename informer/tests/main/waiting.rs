@@ -240,24 +240,28 @@ proptest! {
     }
 }
 
-/// Two things always add up to the same, whoever looks and whenever.
+/// At one moment, nothing is more than one round ahead of anything else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_snapshot_is_of_one_moment() {
+async fn a_snapshot_and_a_range_are_of_one_moment() {
     let (store, mut writer) = store_with((0..=200).map(|id| Thing::new(id, 0)));
+    let by_key = store.ordered_index(|_: &Thing, out| out.push(()));
+    let by_id = store.unique_index(|thing: &Thing, out| out.push(thing.id));
     let mut readers = JoinSet::new();
-    for _ in 0..2 {
-        let store = store.clone();
+    for ranges in [false, true] {
+        let (store, by_id) = (store.clone(), by_id.clone());
         readers.spawn_blocking(move || {
             let (mut last, mut looks) = (0, 0_u32);
             while last < 200 {
+                let all = if ranges { store.range(&by_key, ..) } else { store.snapshot() };
                 let mut values = [0; 201];
-                for thing in store.snapshot() {
+                for thing in &all {
                     values[usize::from(thing.id)] = thing.value;
                 }
-                // The writer goes through the ids in order: at one moment, those behind it are
-                // one round ahead of those before it.
+                // The writer goes through the ids in order: those behind it are one round ahead
+                // of those before it.
                 let rounds = values.windows(2).filter(|pair| pair[0] != pair[1]).count();
-                assert!(rounds <= 1, "two moments in one snapshot: {values:?}");
+                assert!(all.len() == 201 && rounds <= 1, "two moments in one: {values:?}");
+                assert!((0..=200).all(|id| store.owner(&by_id, &id).is_some()), "nobody's value");
                 last = values[200];
                 looks += 1;
             }
