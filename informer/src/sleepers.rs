@@ -43,8 +43,13 @@ impl Sleepers {
         *self.keeper.get_or_insert(ticket) == ticket
     }
 
-    /// Gets up for good. Answers whether it was woken, and whether it kept the time.
-    pub(crate) fn leave(&mut self, ticket: Ticket) -> Left {
+    /// Whether somebody keeps the time, asleep or on the way to look.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// Gets up for good. Answers whether it was woken.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> bool {
         let woken = match self.position(ticket) {
             Ok(at) => {
                 self.asleep.remove(at);
@@ -52,11 +57,8 @@ impl Sleepers {
             }
             Err(_) => true,
         };
-        let kept_time = self.keeper == Some(ticket);
-        if kept_time {
-            self.keeper = None;
-        }
-        Left { woken, kept_time }
+        self.keeper = self.keeper.filter(|keeper| *keeper != ticket);
+        woken
     }
 
     /// The next one to be woken, if anybody sleeps.
@@ -86,13 +88,6 @@ impl Sleepers {
     }
 }
 
-/// How somebody left.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Left {
-    pub(crate) woken: bool,
-    pub(crate) kept_time: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,8 +100,8 @@ mod tests {
 
         assert!(sleepers.wake().is_some());
 
-        assert!(sleepers.leave(first).woken);
-        assert!(!sleepers.leave(second).woken);
+        assert!(sleepers.leave(first));
+        assert!(!sleepers.leave(second));
         assert!(sleepers.wake().is_none());
     }
 
@@ -122,7 +117,9 @@ mod tests {
         let first = sleepers.sleep(Some(first), Waker::noop());
         assert!(sleepers.keep_time(first));
 
-        assert!(sleepers.leave(first).kept_time);
+        assert!(sleepers.is_kept());
+        sleepers.leave(first);
+        assert!(!sleepers.is_kept());
         assert!(sleepers.keep_time(second));
     }
 }

@@ -300,6 +300,11 @@ impl<K: Key> Shared<K> {
 }
 
 impl<K: Key> State<K> {
+    /// Whether a delay runs and nobody waits for its end.
+    fn is_unkept(&self) -> bool {
+        !self.sleepers.is_kept() && self.core.next_due().is_some()
+    }
+
     /// Those who can go on after something became ready or due. To be woken without the lock.
     fn wake(&mut self, wake: Wake) -> Woken {
         let first = if wake.ready > 0 { self.sleepers.wake() } else { None };

@@ -47,12 +47,12 @@ impl<'a, K: Key> Turn<'a, K> {
         let depth = state.core.ready();
         let mut woken = Vec::new();
         let mut others = promoted;
-        let left = self.ticket.take().map(|ticket| state.sleepers.leave(ticket));
-        if left.is_none_or(|left| !left.woken) {
+        let woken_for_it = self.ticket.take().is_some_and(|ticket| state.sleepers.leave(ticket));
+        if !woken_for_it {
             // Nobody counts on this taker, so one of what there is now is its own.
             others = others.saturating_sub(1);
         }
-        if left.is_some_and(|left| left.kept_time) && state.core.next_due().is_some() {
+        if state.is_unkept() {
             others += 1; // to keep the time
         }
         woken.extend((0..others).map_while(|_| state.sleepers.wake()));
@@ -73,10 +73,11 @@ impl<K: Key> Drop for Turn<'_, K> {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
         let mut state = self.queue.shared.state.lock();
-        let left = state.sleepers.leave(ticket);
-        let passed_on = left.woken && state.core.ready() > 0;
-        let unkept = left.kept_time && state.core.next_due().is_some();
-        let woken = if passed_on || unkept { state.sleepers.wake() } else { None };
+        let passed_on = state.sleepers.leave(ticket) && state.core.ready() > 0;
+        // It may have been woken for a key and be the one that kept, or was to keep, the time:
+        // whoever gets the key cannot do both.
+        let others = usize::from(passed_on) + usize::from(state.is_unkept());
+        let woken: Vec<_> = (0..others).map_while(|_| state.sleepers.wake()).collect();
         drop(state);
         woken.into_iter().for_each(Waker::wake);
     }

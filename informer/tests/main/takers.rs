@@ -83,6 +83,23 @@ async fn when_the_keeper_of_the_time_gets_a_key_another_one_keeps_it() {
     assert_eq!(timeout(20 * SECOND, tasks.join_next()).await.unwrap().unwrap().unwrap(), 1);
 }
 
+/// The one that was woken to keep the time gives up before it looks.
+#[tokio::test(start_paused = true)]
+async fn time_is_kept_although_two_gave_up_keeping_it() {
+    let queue = queue();
+    queue.add_after(1, 10 * SECOND);
+    let (mut first, mut second) = (Box::pin(queue.take()), Box::pin(queue.take()));
+    assert!(first.as_mut().now_or_never().is_none());
+    assert!(second.as_mut().now_or_never().is_none());
+    let mut tasks = JoinSet::new();
+    beside_a_keeper(&queue, &mut tasks).await;
+
+    drop(first);
+    drop(second);
+
+    assert_eq!(timeout(20 * SECOND, tasks.join_next()).await.unwrap().unwrap().unwrap(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_becomes_due_together_wakes_as_many_takers() {
     let queue = queue();
