@@ -18,7 +18,7 @@ fn take(queue: &WorkQueue<u32>) -> Option<u32> {
 
 #[test]
 fn two_who_wait_get_one_key_each() {
-    every_schedule(2, || {
+    every_schedule(4, || {
         let queue = WorkQueue::builder("loom").build();
         let other = queue.clone();
         let taker = spawn(move || take(&other));
@@ -39,7 +39,7 @@ fn two_who_wait_get_one_key_each() {
 /// One of those who wait keeps the time for all; it may leave with a key just then.
 #[test]
 fn a_delayed_key_finds_a_taker_whoever_kept_the_time() {
-    every_schedule(2, || {
+    every_schedule(4, || {
         let queue = WorkQueue::builder("loom").build();
         let other = queue.clone();
         let taker = spawn(move || take(&other));
@@ -85,7 +85,7 @@ fn what_is_added_while_a_key_runs_is_seen_by_a_later_run_and_never_by_two_at_onc
 
 #[test]
 fn who_gives_up_waiting_leaves_its_wake_up_to_another() {
-    every_schedule(2, || {
+    every_schedule(4, || {
         let queue = WorkQueue::builder("loom").build();
         let leaving = queue.clone();
         let leaver = spawn(move || leaving.take().now_or_never().flatten().map(Taken::done));
