@@ -12,6 +12,22 @@ impl Figures {
         self.0.entry(name.into()).or_default().push(value);
     }
 
+    /// Prints every value, for [`push_sample`](Self::push_sample) of another process.
+    pub(crate) fn print_samples(&self) {
+        for (name, values) in &self.0 {
+            for value in values {
+                println!("SAMPLE {name} {value}");
+            }
+        }
+    }
+
+    /// `None` if the line is not a sample.
+    pub(crate) fn push_sample(&mut self, line: &str) -> Option<()> {
+        let (name, value) = line.strip_prefix("SAMPLE ")?.split_once(' ')?;
+        self.push(name, value.parse().ok()?);
+        Some(())
+    }
+
     pub(crate) fn median(&self, name: &str) -> Option<f64> {
         let mut values = self.0.get(name)?.clone();
         values.sort_unstable_by(f64::total_cmp);
