@@ -16,4 +16,5 @@ mod quick_start;
 mod quiet;
 mod shrinking;
 mod support;
+mod table_source;
 mod tolerance;
