@@ -101,7 +101,7 @@ struct Churn {
     round: usize,
     latencies: Times,
     pending: f64,
-    queued: f64,
+    unread: f64,
     /// Resident memory in MiB after the warm-up and after each later round.
     memory: Vec<f64>,
 }
@@ -116,7 +116,7 @@ impl Churn {
             round: 0,
             latencies: Times::default(),
             pending: 0.0,
-            queued: 0.0,
+            unread: 0.0,
             memory: Vec::new(),
         }
     }
@@ -200,7 +200,7 @@ impl Churn {
     async fn look_at_queues(&mut self, admin: &str) -> anyhow::Result<()> {
         let metrics = http::get(admin, "/metrics").await?;
         self.pending = self.pending.max(http::sum_of(&metrics, "pve_operator_writer_pending"));
-        self.queued = self.queued.max(http::sum_of(&metrics, "workqueue_depth"));
+        self.unread = self.unread.max(http::sum_of(&metrics, "pve_operator_details_pending"));
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl Churn {
         figure("churn/change_to_row_p99_ms", ms(p99));
         figure("churn/change_to_row_max_ms", ms(self.latencies.max()));
         figure("churn/writer_pending_max", self.pending);
-        figure("churn/workqueue_depth_max", self.queued);
+        figure("churn/details_pending_max", self.unread);
         let course = self.memory.iter().step_by(self.memory.len().div_ceil(12).max(1));
         let course: Vec<_> = course.map(|mib| format!("{mib:.1}")).collect();
         figure("churn/rss_course_mib", course.join(" "));

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::shutdown::{Busy, busy};
 use crate::work_queue::queue;
 use crate::{HOUR, SECOND, Thing, run, short};
 
@@ -112,23 +113,7 @@ async fn queued_requests_dropped_at_shutdown() {
 /// What cannot be run in time is named, not dropped.
 #[tokio::test(start_paused = true)]
 async fn queued_requests_that_there_is_no_time_for_are_returned() {
-    let queue = queue();
-    for key in 0..1000 {
-        assert!(queue.add(key));
-    }
-    queue.add_after(5000, HOUR);
-    let done = Arc::new(AtomicU32::new(0));
-    let mut workers = JoinSet::new();
-    for _ in 0..4 {
-        let (queue, done) = (queue.clone(), done.clone());
-        workers.spawn(async move {
-            while let Some(item) = queue.take().await {
-                sleep(SECOND).await;
-                done.fetch_add(1, Ordering::Relaxed);
-                item.done();
-            }
-        });
-    }
+    let Busy { queue, done, workers: _workers } = busy();
 
     let left = queue.shutdown(Shutdown::Drain(100 * SECOND + Duration::from_millis(500))).await;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use informer::{Shutdown, Taken};
+use informer::{Shutdown, Taken, WorkQueue};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -29,8 +29,16 @@ async fn now_returns_what_did_not_run() {
     running.done();
 }
 
-#[tokio::test(start_paused = true)]
-async fn drain_runs_what_is_ready_and_returns_what_waits() {
+/// A queue with 1,000 keys that are ready and one that is due in an hour.
+pub(crate) struct Busy {
+    pub(crate) queue: WorkQueue<u32>,
+    /// Keys that were done.
+    pub(crate) done: Arc<AtomicU32>,
+    /// Four, who need a second for a key.
+    pub(crate) workers: JoinSet<()>,
+}
+
+pub(crate) fn busy() -> Busy {
     let queue = queue();
     for key in 0..1000 {
         assert!(queue.add(key));
@@ -48,6 +56,12 @@ async fn drain_runs_what_is_ready_and_returns_what_waits() {
             }
         });
     }
+    Busy { queue, done, workers }
+}
+
+#[tokio::test(start_paused = true)]
+async fn drain_runs_what_is_ready_and_returns_what_waits() {
+    let Busy { queue, done, mut workers } = busy();
 
     let left = queue.shutdown(Shutdown::Drain(HOUR)).await;
 
