@@ -61,7 +61,10 @@ pub(crate) async fn follow(
     stop: impl Future<Output = ()> + Send + 'static,
     mut print: impl FnMut(String),
 ) {
-    let informer = SharedIndexInformer::builder(Directory(path)).poll_every(SECOND).build();
+    let informer = SharedIndexInformer::builder(Directory(path))
+        .poll_every(SECOND)
+        .on_error(|error, _| eprintln!("{error}: {}", error.cause()))
+        .build();
     let mut files = informer.subscribe(SubscribeOptions::named("printer"));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(informer.run(stop));

@@ -394,7 +394,8 @@ impl SourceError {
         }
     }
 
-    fn cause(&self) -> &Cause {
+    /// What the source said.
+    pub fn cause(&self) -> &Cause {
         match self {
             Self::Expired { source }
             | Self::Transient { source, .. }

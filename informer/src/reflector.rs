@@ -46,6 +46,13 @@ pub enum Decision {
     Stop,
 }
 
+/// What a hook that only logs decides.
+impl From<()> for Decision {
+    fn from((): ()) -> Self {
+        Self::Retry
+    }
+}
+
 /// Asked after every failure, with the number of failures in a row.
 pub(crate) type OnError = Arc<dyn Fn(&SourceError, u32) -> Decision + Send + Sync>;
 

@@ -1,5 +1,4 @@
-//! Prints the pods of a namespace as they come, change and go.
-//! `kubectl proxy --port 8001` in one terminal, `cargo run -p example-kubernetes` in another.
+//! Prints the pods of a namespace as they come, change and go; beside `kubectl proxy --port 8001`.
 
 use futures::{Stream, StreamExt, TryFutureExt};
 use informer::{Cursor, ListDone, ListWatcher, Listing, Object, SourceError, WatchEvent};
@@ -38,12 +37,10 @@ impl ListWatcher for Pods {
         loop {
             let page = self.0.list(&params).await.map_err(classed)?;
             page.items.into_iter().for_each(|pod| _ = into.put(row(pod)));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => params = params.continue_token(&token),
-                None => {
-                    return Ok(ListDone::at(page.metadata.resource_version.unwrap_or_default()));
-                }
-            }
+            let Some(token) = page.metadata.continue_.filter(|token| !token.is_empty()) else {
+                return Ok(ListDone::at(page.metadata.resource_version.unwrap_or_default()));
+            };
+            params = params.continue_token(&token);
         }
     }
 
@@ -69,7 +66,9 @@ fn classed(error: Error) -> SourceError {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:8001".to_owned());
     let client = Client::try_from(Config::new(url.parse()?))?;
-    let informer = SharedIndexInformer::builder(Pods(Api::default_namespaced(client))).build();
+    let informer = SharedIndexInformer::builder(Pods(Api::default_namespaced(client)))
+        .on_error(|error, _| eprintln!("{error}: {}", error.cause()))
+        .build();
     let mut pods = informer.subscribe(SubscribeOptions::named("printer"));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(informer.run(async { drop(tokio::signal::ctrl_c().await) }));

@@ -1,5 +1,4 @@
 //! Prints the guests of a Proxmox VE cluster as they come, change, move and go.
-//!
 //! `cargo run -p example-pve-cluster -- https://pve1:8006 USER@REALM!TOKENID SECRET FINGERPRINT`
 
 use std::time::Duration;
@@ -66,9 +65,10 @@ async fn main() -> anyhow::Result<()> {
     let (url, user, secret, fingerprint) = (next()?, next()?, next()?, next()?);
     let trust = Trust::parse(Some(&fingerprint), None, false, FirstUse::Refuse)?;
     let config = ClientConfig::new(&url, ApiToken::parse(&user, &secret)?, trust)?;
-
-    let cluster = SharedIndexInformer::builder(Cluster(Reader::new(config)?));
-    let informer = cluster.poll_every(Duration::from_secs(1)).build();
+    let informer = SharedIndexInformer::builder(Cluster(Reader::new(config)?))
+        .poll_every(Duration::from_secs(1))
+        .on_error(|error, _| eprintln!("{error}: {}", error.cause()))
+        .build();
     let mut guests = informer.subscribe(SubscribeOptions::named("printer"));
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(informer.run(async { drop(tokio::signal::ctrl_c().await) }));

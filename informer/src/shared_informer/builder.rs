@@ -136,12 +136,14 @@ impl<L: ListWatcher> InformerBuilder<L> {
     }
 
     /// Called after every failure of the source with the number of failures in a row: the place
-    /// to log, and to decide otherwise than by default.
-    pub fn on_error(
+    /// to log, and to decide otherwise than by default. One that answers nothing decides nothing.
+    ///
+    /// Without it failures show in the [`Status`](crate::Status) and in metrics only.
+    pub fn on_error<D: Into<Decision>>(
         mut self,
-        hook: impl Fn(&SourceError, u32) -> Decision + Send + Sync + 'static,
+        hook: impl Fn(&SourceError, u32) -> D + Send + Sync + 'static,
     ) -> Self {
-        let hook: OnError = Arc::new(hook);
+        let hook: OnError = Arc::new(move |error, failures| hook(error, failures).into());
         self.options.on_error = Some(hook);
         self
     }
