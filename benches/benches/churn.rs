@@ -5,21 +5,20 @@
 //! long, how often, how large and where; README.md has the defaults. Ends with an error where A08
 //! does not hold.
 
-use std::{collections::HashMap, env, fs, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use benches::{
-    figures::{Times, figure, milliseconds},
+    figures::{Times, figure, median, milliseconds},
     http, number,
     process::Process,
-    programs::{POLL, Simulated, Size, start_operator, start_sims},
+    programs::{
+        POLL, Simulated, Size, database_url, run, start_operator, start_sims, with_last_words,
+    },
     tables,
 };
 use schema::{Db, Revision, guest::GuestRow};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// Between two looks at the tables; a latency is at most so much too long.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -44,15 +43,7 @@ fn main() -> anyhow::Result<()> {
     // The folder outlives both processes, which end with this function however it ends.
     let (sims, mut clusters) = start_sims(size, folder.path())?;
     let cluster = clusters.pop().context("there is one cluster")?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminated = signal(SignalKind::terminate())?;
-        tokio::select! {
-            outcome = measure(size, (time, poll), sims, &cluster, folder.path()) => outcome,
-            _ = terminated.recv() => bail!("terminated"),
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-        }
-    })
+    run(measure(size, (time, poll), sims, &cluster, folder.path()))
 }
 
 async fn measure(
@@ -62,8 +53,7 @@ async fn measure(
     cluster: &Simulated,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    let url = env::var("DATABASE_URL")
-        .unwrap_or_else(|_| format!("sqlite://{}", folder.join("churn.db").display()));
+    let url = database_url(folder);
     let db = Db::open(&url)?;
     db.migrate().await?;
     let ids = tables::insert(&db, std::slice::from_ref(&cluster.access)).await?;
@@ -77,11 +67,7 @@ async fn measure(
 
     let mut churn = Churn::new(&guests, poll, tables::revisions(&db).await?[1]);
     let outcome = churn.run(&db, &operator, &cluster.control, &admin, time).await;
-    if outcome.is_err() {
-        let log = fs::read_to_string(&log)?;
-        eprintln!("last words of the operator:\n{}", &log[log.len().saturating_sub(2000)..]);
-    }
-    outcome?;
+    with_last_words(outcome, &log)?;
     operator.check()?;
     churn.report(size)
 }
@@ -208,9 +194,10 @@ impl Churn {
         let never: usize = self.awaited.values().map(Vec::len).sum();
         let p99 = self.latencies.percentile(99);
         let ms = |time| format!("{:.0}", milliseconds(time));
-        let quarter = self.memory.len() / 4;
-        let start = median(&self.memory[..quarter.max(1).min(self.memory.len())]);
-        let end = median(&self.memory[self.memory.len() - quarter.max(1).min(self.memory.len())..]);
+        let rounds = self.memory.len();
+        let quarter = (rounds / 4).max(1).min(rounds);
+        let start = median(&self.memory[..quarter]).unwrap_or_default();
+        let end = median(&self.memory[rounds - quarter..]).unwrap_or_default();
         figure("churn/rounds", self.round);
         figure("churn/changes", self.latencies.len() + never);
         figure("churn/changes_that_never_came", never);
@@ -219,7 +206,7 @@ impl Churn {
         figure("churn/change_to_row_max_ms", ms(self.latencies.max()));
         figure("churn/writer_pending_max", self.pending);
         figure("churn/details_pending_max", self.unread);
-        let course = self.memory.iter().step_by(self.memory.len().div_ceil(12).max(1));
+        let course = self.memory.iter().step_by(rounds.div_ceil(12).max(1));
         let course: Vec<_> = course.map(|mib| format!("{mib:.1}")).collect();
         figure("churn/rss_course_mib", course.join(" "));
         figure("churn/rss_first_quarter_mib", format_args!("{start:.1}"));
@@ -236,12 +223,6 @@ impl Churn {
 
 fn round_of(name: &str) -> Option<usize> {
     name.rsplit_once('-')?.1.parse().ok()
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "there are not that many guests")]

@@ -4,22 +4,20 @@
 //! `FLEET_SECONDS`, `FLEET_QUIET_SECONDS`, `FLEET_CLUSTERS`, `FLEET_NODES`, `FLEET_GUESTS` and
 //! `DATABASE_URL` say how large, how long and where; README.md has the defaults.
 
-use std::{collections::HashMap, env, fs, path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
-use anyhow::bail;
 use benches::{
     figures::{Times, figure, milliseconds},
     http, number,
     process::Process,
-    programs::{POLL, Simulated, Size, start_operator, start_sims},
+    programs::{
+        POLL, Simulated, Size, database_url, run, start_operator, start_sims, with_last_words,
+    },
     tables,
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use schema::{ClusterId, Db, Revision, guest::GuestRow};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 /// Between two changes of some guest in some cluster.
 const CHANGE_EVERY: Duration = Duration::from_millis(200);
@@ -59,15 +57,7 @@ fn main() -> anyhow::Result<()> {
     // The folder outlives both processes, which end with this function however it ends.
     let size = Size { clusters: fleet.clusters, nodes: fleet.nodes, guests: fleet.guests };
     let (sims, clusters) = start_sims(size, folder.path())?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminated = signal(SignalKind::terminate())?;
-        tokio::select! {
-            outcome = measure(&fleet, sims, &clusters, folder.path()) => outcome,
-            _ = terminated.recv() => bail!("terminated"),
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-        }
-    })
+    run(measure(&fleet, sims, &clusters, folder.path()))
 }
 
 async fn measure(
@@ -76,8 +66,7 @@ async fn measure(
     clusters: &[Simulated],
     folder: &Path,
 ) -> anyhow::Result<()> {
-    let url = env::var("DATABASE_URL")
-        .unwrap_or_else(|_| format!("sqlite://{}", folder.join("fleet.db").display()));
+    let url = database_url(folder);
     let db = Db::open(&url)?;
     db.migrate().await?;
     let accesses: Vec<_> = clusters.iter().map(|it| it.access.clone()).collect();
@@ -90,13 +79,8 @@ async fn measure(
 
     let log = folder.join("operator.log");
     let (operator, admin) = start_operator(&url, POLL, &log)?;
-    let mut run = Run { db, operator, sims, admin };
-    let outcome = run.all(fleet, clusters, &ids).await;
-    if outcome.is_err() {
-        let log = fs::read_to_string(&log)?;
-        eprintln!("last words of the operator:\n{}", &log[log.len().saturating_sub(2000)..]);
-    }
-    outcome
+    let mut all = Run { db, operator, sims, admin };
+    with_last_words(all.all(fleet, clusters, &ids).await, &log)
 }
 
 /// All that runs.

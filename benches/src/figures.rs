@@ -15,6 +15,13 @@ pub fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
+/// The value in the middle, the upper one of two; `None` of nothing.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
+
 /// Durations of one thing.
 #[derive(Clone, Debug, Default)]
 pub struct Times(Vec<Duration>);

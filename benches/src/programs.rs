@@ -1,7 +1,7 @@
 //! The operator and the simulators as processes of their own, as the benches start them.
 
 use std::{
-    fs,
+    env, fs,
     io::{BufRead, BufReader},
     net::TcpListener,
     path::Path,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     process::{Process, program},
@@ -83,4 +84,32 @@ pub fn start_operator(url: &str, poll: Duration, log: &Path) -> anyhow::Result<(
     command.env("DATABASE_URL", url).env("RUST_LOG", "warn");
     command.stdout(Stdio::null());
     Ok((Process::start("pve-operator", &mut command, log)?, admin))
+}
+
+/// Runs what needs them, unless somebody wants it to stop: both processes end with it either way.
+pub fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        tokio::select! {
+            outcome = work => outcome,
+            _ = terminated.recv() => bail!("terminated"),
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })
+}
+
+/// `DATABASE_URL`, or a new SQLite file in `folder`.
+pub fn database_url(folder: &Path) -> String {
+    env::var("DATABASE_URL")
+        .unwrap_or_else(|_| format!("sqlite://{}", folder.join("bench.db").display()))
+}
+
+/// Prints the end of the operator's log if something went wrong.
+pub fn with_last_words(outcome: anyhow::Result<()>, log: &Path) -> anyhow::Result<()> {
+    if outcome.is_err() {
+        let log = fs::read_to_string(log)?;
+        eprintln!("last words of the operator:\n{}", &log[log.len().saturating_sub(2000)..]);
+    }
+    outcome
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use benches::figures::median;
+
 /// Values by name, one or more from each repetition.
 #[derive(Default)]
 pub(crate) struct Figures(BTreeMap<String, Vec<f64>>);
@@ -29,9 +31,7 @@ impl Figures {
     }
 
     pub(crate) fn median(&self, name: &str) -> Option<f64> {
-        let mut values = self.0.get(name)?.clone();
-        values.sort_unstable_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
+        median(self.0.get(name)?)
     }
 
     /// Prints the median of everything, with how far it spread.

@@ -16,17 +16,14 @@ fn take(queue: &WorkQueue<u32>) -> Option<u32> {
     Some(key)
 }
 
-#[test]
-fn two_who_wait_get_one_key_each() {
-    every_schedule(4, || {
+/// Two take while a third one adds the keys 1 and 2.
+fn two_take(add: fn(&WorkQueue<u32>)) {
+    every_schedule(4, move || {
         let queue = WorkQueue::builder("loom").build();
         let other = queue.clone();
         let taker = spawn(move || take(&other));
         let adding = queue.clone();
-        let adder = spawn(move || {
-            adding.add(1);
-            adding.add(2);
-        });
+        let adder = spawn(move || add(&adding));
 
         let mut keys = [take(&queue), taker.join().unwrap()];
 
@@ -36,24 +33,20 @@ fn two_who_wait_get_one_key_each() {
     });
 }
 
+#[test]
+fn two_who_wait_get_one_key_each() {
+    two_take(|queue| {
+        queue.add(1);
+        queue.add(2);
+    });
+}
+
 /// One of those who wait keeps the time for all; it may leave with a key just then.
 #[test]
 fn a_delayed_key_finds_a_taker_whoever_kept_the_time() {
-    every_schedule(4, || {
-        let queue = WorkQueue::builder("loom").build();
-        let other = queue.clone();
-        let taker = spawn(move || take(&other));
-        let adding = queue.clone();
-        let adder = spawn(move || {
-            adding.add(1);
-            adding.add_after(2, Duration::ZERO);
-        });
-
-        let mut keys = [take(&queue), taker.join().unwrap()];
-
-        adder.join().unwrap();
-        keys.sort();
-        assert_eq!(keys, [Some(1), Some(2)]);
+    two_take(|queue| {
+        queue.add(1);
+        queue.add_after(2, Duration::ZERO);
     });
 }
 
