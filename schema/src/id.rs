@@ -53,6 +53,16 @@ ids! {
     GuestId;
     /// `pve_storage.id`: one storage as one node sees it.
     StorageId;
+    /// `vm_template.id`.
+    TemplateId;
+    /// `template_upload.id`: one image, that is one version of a template.
+    UploadId;
+    /// `template_instance.id`.
+    InstanceId;
+    /// `template_sync_task.id`.
+    SyncTaskId;
+    /// `template_clone.id`.
+    CloneId;
     /// A moment in the life of one table; larger is later. See [`crate::revision`].
     Revision;
 }

@@ -29,26 +29,38 @@ mod sql;
 mod tables;
 mod text;
 mod url;
+mod words;
 
 pub mod cluster;
 pub mod cluster_status;
 pub mod guest;
+pub mod installation;
+pub mod instance;
 pub mod ip_address;
+pub mod leftover;
 pub mod node;
 pub mod page;
+pub mod reservation;
 pub mod revision;
 pub mod secret;
 pub mod storage;
 pub mod sweep;
+pub mod sync_task;
+pub mod template;
+pub mod template_clone;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tombstone;
+pub mod upload;
 
 pub use batch::Written;
 pub use db::{Conn, Db, Transaction};
 pub use error::DbError;
 pub use flag::Flag;
-pub use id::{ClusterId, GuestId, NodeId, Revision, StorageId};
+pub use id::{
+    CloneId, ClusterId, GuestId, InstanceId, NodeId, Revision, StorageId, SyncTaskId, TemplateId,
+    UploadId,
+};
 pub use migrate::{LATEST, Version};
 pub use url::{Backend, DatabaseUrl};
 

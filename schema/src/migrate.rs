@@ -57,7 +57,10 @@ macro_rules! migration {
     };
 }
 
-const MIGRATIONS: &[Migration] = &[migration!(1, "0001_tables", minimum: 1)];
+const MIGRATIONS: &[Migration] = &[
+    migration!(1, "0001_tables", minimum: 1),
+    migration!(2, "0002_template_pipeline", minimum: 1),
+];
 
 /// The version of the tables that this program is written for.
 pub const LATEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;

@@ -23,10 +23,11 @@ pub enum Table {
     Upload,
     Instance,
     SyncTask,
+    Clone,
 }
 
 impl Table {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Node,
         Self::Guest,
         Self::Storage,
@@ -34,6 +35,7 @@ impl Table {
         Self::Upload,
         Self::Instance,
         Self::SyncTask,
+        Self::Clone,
     ];
 
     /// The name in SQL.
@@ -46,6 +48,7 @@ impl Table {
             Self::Upload => "template_upload",
             Self::Instance => "template_instance",
             Self::SyncTask => "template_sync_task",
+            Self::Clone => "template_clone",
         }
     }
 }

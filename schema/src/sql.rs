@@ -10,12 +10,15 @@ use diesel::deserialize::{self, FromSql, QueryableByName};
 use diesel::mysql::Mysql;
 use diesel::pg::Pg;
 use diesel::row::NamedRow;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Nullable, Text, Timestamp as Time};
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
 use crate::db::on;
-use crate::{Backend, ClusterId, Conn, DbError, Flag, GuestId, NodeId, Revision, StorageId};
+use crate::{
+    Backend, CloneId, ClusterId, Conn, DbError, Flag, GuestId, InstanceId, NodeId, Revision,
+    StorageId, SyncTaskId, TemplateId, Timestamp, UploadId,
+};
 
 /// A statement under construction, with `?` for each parameter.
 #[derive(Clone, Debug)]
@@ -28,6 +31,9 @@ pub(crate) struct Sql<'a> {
 pub(crate) enum Param<'a> {
     Int(i64),
     Text(Cow<'a, str>),
+    MaybeInt(Option<i64>),
+    MaybeText(Option<Cow<'a, str>>),
+    Time(Option<Timestamp>),
 }
 
 impl<'a> Sql<'a> {
@@ -44,6 +50,23 @@ impl<'a> Sql<'a> {
         self.text.push('?');
         self.params.push(param.into());
         self
+    }
+
+    /// `INSERT INTO table (…) VALUES (…)`.
+    pub(crate) fn insert<const N: usize>(table: &str, row: [(&str, Param<'a>); N]) -> Self {
+        let columns = row.each_ref().map(|(column, _)| *column).join(", ");
+        Self::new(&format!("INSERT INTO {table} ({columns}) VALUES "))
+            .list(row.map(|(_, value)| value))
+    }
+
+    /// `UPDATE table SET …`, to be continued with ` WHERE …`.
+    pub(crate) fn update<const N: usize>(table: &str, row: [(&str, Param<'a>); N]) -> Self {
+        let mut sql = Self::new(&format!("UPDATE {table} SET "));
+        for (index, (column, value)) in row.into_iter().enumerate() {
+            let sep = if index == 0 { "" } else { ", " };
+            sql = sql.push(&format!("{sep}{column} = ")).bind(value);
+        }
+        sql
     }
 
     /// `(?, ?, …)`; must not be empty.
@@ -104,6 +127,9 @@ macro_rules! bound {
             query = match param {
                 Param::Int(value) => query.bind::<BigInt, _>(*value),
                 Param::Text(value) => query.bind::<Text, _>(&**value),
+                Param::MaybeInt(value) => query.bind::<Nullable<BigInt>, _>(*value),
+                Param::MaybeText(value) => query.bind::<Nullable<Text>, _>(value.as_deref()),
+                Param::Time(value) => query.bind::<Nullable<Time>, _>(*value),
             };
         }
         query
@@ -125,6 +151,16 @@ pub(crate) async fn first<R: AnyRow>(conn: &mut Conn, sql: &Sql<'_>) -> Result<O
 pub(crate) async fn execute(conn: &mut Conn, sql: &Sql<'_>) -> Result<u64, DbError> {
     let text = sql.render(conn.backend());
     Ok(on!(conn, c => bound!(sql, text).execute(c).await?) as u64)
+}
+
+/// Runs an INSERT of one row, and says the id that it got.
+pub(crate) async fn insert(conn: &mut Conn, sql: Sql<'_>) -> Result<i64, DbError> {
+    // MySQL has no RETURNING; its last id is the connection's own.
+    if conn.backend() == Backend::Mysql {
+        execute(conn, &sql).await?;
+        return number(conn, &Sql::new("SELECT CAST(LAST_INSERT_ID() AS SIGNED) AS n")).await;
+    }
+    number(conn, &sql.push(" RETURNING id AS n")).await
 }
 
 /// The number in column `n` of the first row.
@@ -164,6 +200,48 @@ impl From<i64> for Param<'_> {
     }
 }
 
+impl From<i32> for Param<'_> {
+    fn from(value: i32) -> Self {
+        Self::Int(value.into())
+    }
+}
+
+impl From<Option<i64>> for Param<'_> {
+    fn from(value: Option<i64>) -> Self {
+        Self::MaybeInt(value)
+    }
+}
+
+impl From<Option<i32>> for Param<'_> {
+    fn from(value: Option<i32>) -> Self {
+        Self::MaybeInt(value.map(i64::from))
+    }
+}
+
+impl From<Timestamp> for Param<'_> {
+    fn from(value: Timestamp) -> Self {
+        Self::Time(Some(value))
+    }
+}
+
+impl From<Option<Timestamp>> for Param<'_> {
+    fn from(value: Option<Timestamp>) -> Self {
+        Self::Time(value)
+    }
+}
+
+impl<'a> From<&'a Option<String>> for Param<'a> {
+    fn from(value: &'a Option<String>) -> Self {
+        Self::MaybeText(value.as_deref().map(Cow::Borrowed))
+    }
+}
+
+impl<'a> From<Option<&'a str>> for Param<'a> {
+    fn from(value: Option<&'a str>) -> Self {
+        Self::MaybeText(value.map(Cow::Borrowed))
+    }
+}
+
 impl From<Flag> for Param<'_> {
     fn from(value: Flag) -> Self {
         Self::Int(value.0.into())
@@ -195,9 +273,18 @@ macro_rules! ids {
                 Self::Int(id.0)
             }
         }
+
+        impl From<Option<$id>> for Param<'_> {
+            fn from(id: Option<$id>) -> Self {
+                Self::MaybeInt(id.map(|id| id.0))
+            }
+        }
     )*};
 }
-ids!(ClusterId, GuestId, NodeId, Revision, StorageId);
+ids!(
+    CloneId, ClusterId, GuestId, InstanceId, NodeId, Revision, StorageId, SyncTaskId, TemplateId,
+    UploadId
+);
 
 #[cfg(test)]
 mod tests {

@@ -49,6 +49,7 @@ diesel::table! {
         suspicious_since -> Nullable<Timestamp>,
         gmt_create -> Timestamp,
         gmt_modified -> Timestamp,
+        missing_template_privileges -> Nullable<Text>,
     }
 }
 
@@ -174,6 +175,7 @@ diesel::table! {
         gmt_modified -> Timestamp,
         creator -> Nullable<Text>,
         modifier -> Nullable<Text>,
+        desired -> Text,
     }
 }
 
@@ -211,6 +213,8 @@ diesel::table! {
         gmt_modified -> Timestamp,
         creator -> Nullable<Text>,
         modifier -> Nullable<Text>,
+        virtual_size -> Nullable<BigInt>,
+        ova_disk -> Nullable<Text>,
     }
 }
 
@@ -240,6 +244,20 @@ diesel::table! {
         gmt_modified -> Timestamp,
         creator -> Nullable<Text>,
         modifier -> Nullable<Text>,
+        desired -> Text,
+        attempt -> Integer,
+        failures -> Integer,
+        step -> Nullable<Text>,
+        progress -> Integer,
+        bytes_done -> BigInt,
+        bytes_total -> Nullable<BigInt>,
+        staging_storage -> Nullable<Text>,
+        staged_file -> Nullable<Text>,
+        upid -> Nullable<Text>,
+        asked -> Nullable<Text>,
+        asked_at -> Nullable<Timestamp>,
+        started_at -> Nullable<Timestamp>,
+        ended_at -> Nullable<Timestamp>,
     }
 }
 
@@ -271,6 +289,56 @@ diesel::table! {
         gmt_create -> Timestamp,
         gmt_modified -> Timestamp,
         creator -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    template_clone (id) {
+        id -> BigInt,
+        template_id -> BigInt,
+        upload_id -> BigInt,
+        cluster_id -> BigInt,
+        node_id -> BigInt,
+        node_name -> Text,
+        guest_name -> Text,
+        is_full -> SmallInt,
+        storage_name -> Nullable<Text>,
+        cores -> Nullable<Integer>,
+        memory_mb -> Nullable<Integer>,
+        is_started -> SmallInt,
+        vmid -> BigInt,
+        source_vmid -> BigInt,
+        status -> Text,
+        step -> Nullable<Text>,
+        upid -> Nullable<Text>,
+        asked_at -> Nullable<Timestamp>,
+        error_message -> Nullable<Text>,
+        revision -> BigInt,
+        gmt_create -> Timestamp,
+        gmt_modified -> Timestamp,
+        creator -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    template_leftover (id) {
+        id -> BigInt,
+        cluster_id -> BigInt,
+        instance_id -> BigInt,
+        node_name -> Text,
+        kind -> Text,
+        vmid -> BigInt,
+        volume_id -> Text,
+        reason -> Nullable<Text>,
+        gmt_create -> Timestamp,
+        gmt_modified -> Timestamp,
+    }
+}
+
+diesel::table! {
+    installation (name) {
+        name -> Text,
+        value -> Text,
     }
 }
 
