@@ -117,7 +117,7 @@ async fn nothing_is_left_of_a_deleted_cluster() {
         let deleted = db.write(async |conn| sweep::sweep_cluster(conn, LAB).await).await.unwrap();
 
         assert_eq!(orphans, [LAB], "{kind}");
-        assert_eq!(deleted, 12, "{kind}");
+        assert_eq!(deleted, 14, "{kind}");
         for table in crate::builders::columns(db)
             .await
             .into_iter()
@@ -171,6 +171,10 @@ async fn fill(db: &schema::Db, id: ClusterId) {
              storage_name) VALUES ({id}, {id}, {id}, 1, 'n1', 'local'); \
              INSERT INTO template_sync_task (template_id, upload_id, cluster_id, target_node_id, \
              target_node_name, storage_name) VALUES ({id}, {id}, {id}, 1, 'n1', 'local'); \
+             INSERT INTO template_clone (template_id, upload_id, cluster_id, node_id, node_name, \
+             guest_name) VALUES ({id}, {id}, {id}, 1, 'n1', 'web'); \
+             INSERT INTO template_leftover (cluster_id, instance_id, node_name, kind) \
+             VALUES ({id}, {id}, 'n1', 'guest'); \
              INSERT INTO vmid_reservation (cluster_id, vmid, holder) VALUES ({id}, 900, 'x'); \
              INSERT INTO cluster_lease (cluster_id, holder, expires_at) \
              VALUES ({id}, 'x', '2020-02-20 20:20:20')"
