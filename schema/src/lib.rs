@@ -1,4 +1,4 @@
-//! All that outlives a process: tables, migrations, queries, sealed secrets.
+//! All that outlives a process: tables, migrations, queries, sealed secrets, disk images.
 //!
 //! ```text
 //! Db --conn/write/read--> Conn --> cluster, node, guest, storage, ... (a file per table)
@@ -34,6 +34,7 @@ mod words;
 pub mod cluster;
 pub mod cluster_status;
 pub mod guest;
+pub mod images;
 pub mod installation;
 pub mod instance;
 pub mod ip_address;
