@@ -1,0 +1,125 @@
+//! The clusters that can be worked on: each pipeline puts itself here while it runs.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use informer::InformerHandle;
+use parking_lot::{Mutex, RwLock};
+use schema::ClusterId;
+use tokio::{sync::Notify, time::Instant};
+
+use super::plan;
+use crate::{
+    inventory::{
+        guard::Quorum,
+        objects::{Guest, Node, Storage},
+    },
+    pve::{Changer, ErrorClass, PveError, Reader},
+};
+
+/// For how long an answer about quorum is believed.
+const QUORUM_AGE: Duration = Duration::from_secs(2);
+
+/// What is needed to work on one cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    pub id: ClusterId,
+    pub name: String,
+    pub reader: Reader,
+    pub changer: Changer,
+    pub nodes: InformerHandle<Node>,
+    pub guests: InformerHandle<Guest>,
+    pub storages: InformerHandle<Storage>,
+    quorum: Mutex<Option<(Instant, Quorum)>>,
+}
+
+impl Cluster {
+    pub fn new(
+        id: ClusterId,
+        name: String,
+        reader: Reader,
+        nodes: InformerHandle<Node>,
+        guests: InformerHandle<Guest>,
+        storages: InformerHandle<Storage>,
+    ) -> Self {
+        let changer = Changer::new(&reader);
+        Self { id, name, reader, changer, nodes, guests, storages, quorum: Mutex::default() }
+    }
+
+    /// Whether something may be begun on a node now. Asked of PVE, not only of the mirror, because
+    /// without quorum PVE destroys disks and keeps guests (seen on PVE 9.2).
+    pub async fn node(&self, name: &str) -> Result<plan::Node, PveError> {
+        let known = self.nodes.store().get(name);
+        if known.is_none_or(|node| &*node.status != "online") {
+            return Ok(plan::Node::Away);
+        }
+        Ok(match self.quorum().await? {
+            Quorum::Yes | Quorum::NotShown => plan::Node::Ready,
+            Quorum::No => plan::Node::NoQuorum,
+        })
+    }
+
+    async fn quorum(&self) -> Result<Quorum, PveError> {
+        if let Some((at, quorum)) = *self.quorum.lock()
+            && at.elapsed() < QUORUM_AGE
+        {
+            return Ok(quorum);
+        }
+        let quorum = match self.reader.cluster_status().await {
+            Ok(status) => Quorum::from(&status),
+            // Without Sys.Audit on / PVE does not tell; it refuses by itself what needs quorum, but
+            // for deletes: those are asked for only of nodes that are online.
+            Err(error) if error.class() == ErrorClass::Forbidden => Quorum::NotShown,
+            Err(error) => return Err(error),
+        };
+        *self.quorum.lock() = Some((Instant::now(), quorum));
+        Ok(quorum)
+    }
+}
+
+/// The clusters whose pipeline runs. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Clusters {
+    running: Arc<RwLock<HashMap<i64, Arc<Cluster>>>>,
+    changed: Arc<Notify>,
+}
+
+impl Clusters {
+    pub fn get(&self, id: ClusterId) -> Option<Arc<Cluster>> {
+        self.running.read().get(&id.0).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Cluster>> {
+        self.running.read().values().cloned().collect()
+    }
+
+    /// It can be worked on until the answer is dropped.
+    #[must_use]
+    pub fn enter(&self, cluster: Cluster) -> Entered {
+        let cluster = Arc::new(cluster);
+        self.running.write().insert(cluster.id.0, Arc::clone(&cluster));
+        self.changed.notify_one();
+        Entered { clusters: self.clone(), cluster }
+    }
+
+    /// Returns when a cluster came since the last time.
+    pub async fn came(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// A cluster that can be worked on.
+#[derive(Debug)]
+pub struct Entered {
+    clusters: Clusters,
+    cluster: Arc<Cluster>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut running = self.clusters.running.write();
+        // Its successor may have come already.
+        if running.get(&self.cluster.id.0).is_some_and(|it| Arc::ptr_eq(it, &self.cluster)) {
+            running.remove(&self.cluster.id.0);
+        }
+    }
+}
