@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Fingerprint, PveError, reply, scalar::scalar};
+use super::{Fingerprint, PveError, Volid, reply, scalar::scalar};
 
 /// `GET /version`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
@@ -219,6 +219,43 @@ impl GuestConfig {
 
     pub fn is_template(&self) -> bool {
         self.get("template") == Some("1")
+    }
+
+    pub fn name(&self) -> Option<&str> {
+        self.get("name")
+    }
+
+    /// The notes of the guest, of which ours holds the marker.
+    pub fn description(&self) -> Option<&str> {
+        self.get("description")
+    }
+
+    /// What the guest is locked for: `create`, `clone`, `backup`, `migrate`, …
+    pub fn lock(&self) -> Option<&str> {
+        self.get("lock").filter(|lock| !lock.is_empty())
+    }
+
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        let tags = self.get("tags").unwrap_or_default();
+        tags.split([';', ',', ' ']).filter(|tag| !tag.is_empty())
+    }
+
+    /// The volume of a disk, such as `scsi0`; `None` without that disk, and for one that is no
+    /// volume (`none`, a device of the node).
+    pub fn volume(&self, disk: &str) -> Option<Volid> {
+        let value = self.get(disk)?;
+        value.split(',').find_map(|part| {
+            let text = if part.contains('=') { part.strip_prefix("file=")? } else { part };
+            text.parse().ok()
+        })
+    }
+
+    /// Whether there are volumes that a disk was taken off from and that still cost space.
+    pub fn has_unused_disks(&self) -> bool {
+        self.iter().any(|(key, _)| {
+            key.strip_prefix("unused")
+                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+        })
     }
 
     /// Whether a QEMU guest agent is expected: `agent: 1` or `agent: enabled=1,…`.

@@ -3,9 +3,9 @@
 use std::{collections::VecDeque, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use tokio::time::{Instant, timeout};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::{
     ApiToken, ErrorClass, Limits, NodeName, PveError, Trust,
@@ -15,6 +15,7 @@ use super::{
     limits::{Gates, Scope},
     path::ApiPath,
     tls::{Verifier, tls_error_in},
+    upload::{BodyFault, Parcel, Watch},
 };
 
 /// How one cluster is asked.
@@ -31,6 +32,9 @@ pub struct ClientConfig {
     /// From the first byte sent to the last one received. PVE gives up on another node after
     /// 30 s, and its 596 says more than our timeout would.
     pub request_timeout: Duration,
+    /// An upload that makes no progress for this long is given up; its answer may take four times
+    /// as long after the last byte, which the network has yet to carry then.
+    pub upload_idle: Duration,
     /// Of one answer, uncompressed. `/cluster/resources` has about 500 bytes per guest.
     pub max_body_bytes: usize,
     /// Told of every request.
@@ -50,6 +54,7 @@ impl ClientConfig {
             breaker_pauses: BreakerPauses::default(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(35),
+            upload_idle: Duration::from_secs(30),
             max_body_bytes: 64 << 20,
             observer: None,
         })
@@ -77,6 +82,8 @@ pub trait RequestObserver: Send + Sync {
 pub struct RequestSeen<'a> {
     /// `host:port` it was sent to.
     pub host: &'a str,
+    /// `GET`, `POST`, `PUT` or `DELETE`.
+    pub method: &'static str,
     /// The node it was for, if it was for one.
     pub node: Option<&'a NodeName>,
     /// The path with its variables unfilled, such as `/nodes/{node}/qemu/{vmid}/config`.
@@ -90,26 +97,52 @@ pub struct RequestSeen<'a> {
 /// What all handles to one cluster share.
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// For changes: a connection for each, because one that PVE closes while it is used again
+    /// leaves open whether the change was asked for.
+    fresh: reqwest::Client,
     token: ApiToken,
     pub(crate) verifier: Arc<Verifier>,
     pub(crate) failover: Failover,
     gates: Gates,
     request_timeout: Duration,
+    pub(crate) upload_idle: Duration,
     max_body_bytes: usize,
     observer: Option<Arc<dyn RequestObserver>>,
 }
 
-/// What to ask.
+/// What to ask, or to change.
 pub(crate) struct Call<'a> {
+    pub(crate) verb: Verb,
     pub(crate) path: ApiPath,
-    pub(crate) query: &'a [(&'a str, &'a str)],
+    /// In the query string of a GET and of a DELETE, whose body PVE refuses; in the form of a POST
+    /// and a PUT.
+    pub(crate) params: &'a [(&'a str, &'a str)],
     pub(crate) scope: Scope<'a>,
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verb {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
 impl Call<'_> {
-    /// How errors name it; without the query.
+    /// How errors name it; without its parameters, which may hold secrets.
     pub(crate) fn name(&self) -> String {
-        format!("GET {}", self.path.as_str())
+        format!("{} {}", self.verb.as_str(), self.path.as_str())
     }
 }
 
@@ -135,32 +168,38 @@ impl Client {
         let broken =
             |error: &dyn Error| PveError::Input { what: format!("no TLS client: {error}") };
         let tls = verifier.client_config().map_err(|error| broken(&error))?;
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .http1_only()
-            .https_only(true)
-            .redirect(reqwest::redirect::Policy::none())
-            // Tokens go to the cluster itself, whatever the environment says of proxies.
-            .no_proxy()
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(config.limits.per_cluster)
-            .user_agent(concat!("pve-operator/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| broken(&error))?;
+        let client = |idle_connections| {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .http1_only()
+                .https_only(true)
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                // Tokens go to the cluster itself, whatever the environment says of proxies.
+                .no_proxy()
+                .connect_timeout(config.connect_timeout)
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(idle_connections)
+                .user_agent(concat!("pve-operator/", env!("CARGO_PKG_VERSION")))
+                .build()
+                .map_err(|error| broken(&error))
+        };
         Ok(Self {
-            http,
+            http: client(config.limits.per_cluster)?,
+            fresh: client(0)?,
             token: config.token,
             verifier,
             failover: Failover::new(&config.api_url, config.breaker_pauses)?,
             gates: Gates::new(config.limits, config.breaker_pauses),
             request_timeout: config.request_timeout,
+            upload_idle: config.upload_idle,
             max_body_bytes: config.max_body_bytes,
             observer: config.observer,
         })
     }
 
-    /// Asks, at another address if the first ones do not answer.
+    /// Asks, at another address if the first ones do not answer. A change goes to another address
+    /// only while nothing of it was sent: it is asked for once, or its error says so.
     ///
     /// # Errors
     ///
@@ -169,8 +208,9 @@ impl Client {
     ///
     /// # Cancellation
     ///
-    /// Safe: slots are given back and the connection is closed.
-    pub(crate) async fn get(&self, call: Call<'_>) -> Result<Answer, PveError> {
+    /// Slots are given back and the connection is closed; whether a change that was under way
+    /// happens is open.
+    pub(crate) async fn send(&self, call: Call<'_>) -> Result<Answer, PveError> {
         let (mut first_error, mut shortest_pause) = (None, None);
         let (mut asked, mut second_chance) = (0, true);
         let mut queue: VecDeque<_> = match call.scope.node() {
@@ -240,7 +280,12 @@ impl Client {
                 }
                 (Blame::Target(_), None) => {}
             }
-            let again = verdict.try_another;
+            let again = match call.verb {
+                Verb::Get => verdict.try_another,
+                Verb::Post | Verb::Put | Verb::Delete => {
+                    matches!(error, PveError::Connect { .. } | PveError::Tls { .. })
+                }
+            };
             if again && second_chance && matches!(error, PveError::NoAnswer { .. }) {
                 second_chance = false;
                 queue.push_back(endpoint);
@@ -255,14 +300,97 @@ impl Client {
             .unwrap_or_else(|| PveError::Input { what: "this cluster has no address".to_owned() }))
     }
 
+    /// Sends a body of any length to the node that the call is for: to its own address if that is
+    /// known, and to no second one. Other than for [`send`](Self::send) there is no limit of time
+    /// for the whole, and the slot is one for uploads, because no worker waits for the body.
+    ///
+    /// # Errors
+    ///
+    /// [`PveError::Unread`] if the body broke off or stood still; else as `send`.
+    ///
+    /// # Cancellation
+    ///
+    /// The connection is closed; PVE throws away what it has of a body that did not end.
+    pub(crate) async fn send_parcel(
+        &self,
+        call: Call<'_>,
+        parcel: Parcel,
+        watch: &Watch,
+    ) -> Result<Answer, PveError> {
+        let Some(node) = call.scope.node() else {
+            return Err(PveError::Input { what: "an upload needs a node".to_owned() });
+        };
+        let endpoint = self.failover.own(node).unwrap_or_else(|| self.failover.current());
+        let slots = self.gates.enter(call.scope, &endpoint.gate(), false).await;
+        let target = self.gates.node(node.as_str()).breaker.pass()?;
+        let entry = endpoint.breaker.pass()?;
+        let started = Instant::now();
+        let result = self.attempt_parcel(&endpoint, &call, parcel, watch).await;
+        drop(slots);
+        self.observe(&endpoint, &call, result.as_ref(), started.elapsed());
+        match &result {
+            Ok(_) => {
+                entry.succeeded();
+                target.succeeded();
+            }
+            Err(error @ PveError::Connect { .. }) => entry.failed(Severity::Gone, error),
+            // PVE closes an upload that it does not want without a word, so this says nothing of
+            // the node: both passes go back without a verdict.
+            Err(_) => {}
+        }
+        result.map(|body| Answer { body, endpoint })
+    }
+
+    async fn attempt_parcel(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        parcel: Parcel,
+        watch: &Watch,
+    ) -> Result<Bytes, PveError> {
+        let started = Instant::now();
+        watch.touch();
+        let exchange = async {
+            let request = self
+                .fresh
+                .post(endpoint.url(call.path.as_str()))
+                .header(AUTHORIZATION, self.token.header())
+                .header(CONTENT_TYPE, parcel.content_type)
+                .header(CONTENT_LENGTH, parcel.length)
+                .body(parcel.body);
+            let response =
+                request.send().await.map_err(|error| failed(endpoint, call, started, error))?;
+            self.read(endpoint, call, started, response).await
+        };
+        tokio::select! {
+            result = exchange => result,
+            fault = watch.stalled(self.upload_idle) => Err(match fault {
+                Some(fault) => fault.into_error(call.name()),
+                None => PveError::NoAnswer {
+                    request: call.name(),
+                    host: endpoint.authority().to_owned(),
+                    waited: started.elapsed(),
+                    source: Arc::new(TimedOut),
+                },
+            }),
+        }
+    }
+
     async fn attempt(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Bytes, PveError> {
         let started = Instant::now();
         let exchange = async {
-            let request = self
-                .http
-                .get(endpoint.url(call.path.as_str()))
-                .query(call.query)
-                .header(AUTHORIZATION, self.token.header());
+            let url = endpoint.url(call.path.as_str());
+            let form = || {
+                let mut form = form_urlencoded::Serializer::new(String::new());
+                form.extend_pairs(call.params).finish()
+            };
+            let request = match call.verb {
+                Verb::Get => self.http.get(url).query(call.params),
+                Verb::Delete => self.fresh.delete(url).query(call.params),
+                Verb::Post => with_form(self.fresh.post(url), form()),
+                Verb::Put => with_form(self.fresh.put(url), form()),
+            };
+            let request = request.header(AUTHORIZATION, self.token.header());
             let response =
                 request.send().await.map_err(|error| failed(endpoint, call, started, error))?;
             self.read(endpoint, call, started, response).await
@@ -344,6 +472,7 @@ impl Client {
         let Some(observer) = &self.observer else { return };
         observer.on_request(&RequestSeen {
             host: endpoint.authority(),
+            method: call.verb.as_str(),
             node: call.scope.node(),
             endpoint: call.path.pattern(),
             status: result.map_or_else(PveError::status, |_| Some(200)),
@@ -351,6 +480,14 @@ impl Client {
             elapsed,
         });
     }
+}
+
+/// An empty form has its length too, which hyper would leave out.
+fn with_form(request: reqwest::RequestBuilder, form: String) -> reqwest::RequestBuilder {
+    request
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .header(CONTENT_LENGTH, form.len())
+        .body(form)
 }
 
 /// Bytes that are read of an answer that is an error.
@@ -374,6 +511,9 @@ fn failed(
     started: Instant,
     error: reqwest::Error,
 ) -> PveError {
+    if let Some(fault) = find_cause::<BodyFault>(&error) {
+        return fault.clone().into_error(call.name());
+    }
     let host = endpoint.authority().to_owned();
     let found = tls_error_in(&error)
         .map(|(tls, distrust)| (distrust.map(|it| it.presented), tls.clone(), distrust.cloned()));

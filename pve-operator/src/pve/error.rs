@@ -56,6 +56,10 @@ pub enum PveError {
         /// What PVE says of single parameters; only with status 400.
         errors: BTreeMap<String, String>,
     },
+    /// The bytes that were to be sent broke off, stood still or were not as many as announced. The
+    /// request did not end, and PVE throws away what it had of it.
+    #[error("{request} was given up: {what}")]
+    Unread { request: String, what: String, source: Cause },
     /// An answer came, and it is not what this request is answered with.
     #[error("cannot read the answer to {request}")]
     Decode { request: String, source: Cause },
@@ -109,13 +113,15 @@ pub enum ErrorClass {
     NodeUnreachable,
     /// Any other 5xx.
     Server,
+    /// What we were to send could not be read.
+    Unread,
     Decode,
     TooLarge,
     BreakerOpen,
 }
 
 impl ErrorClass {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Input,
         Self::Connect,
         Self::Tls,
@@ -127,6 +133,7 @@ impl ErrorClass {
         Self::Refused,
         Self::NodeUnreachable,
         Self::Server,
+        Self::Unread,
         Self::Decode,
         Self::TooLarge,
         Self::BreakerOpen,
@@ -146,6 +153,7 @@ impl ErrorClass {
             Self::Refused => "refused",
             Self::NodeUnreachable => "node_unreachable",
             Self::Server => "server",
+            Self::Unread => "unread",
             Self::Decode => "decode",
             Self::TooLarge => "too_large",
             Self::BreakerOpen => "breaker_open",
@@ -158,6 +166,8 @@ impl PveError {
     ///
     /// 595 is the asked node failing to connect to the other one: nothing happened. After 596 the
     /// work may start even later (seen on PVE 9.2.11: four of four requests ran after their 596).
+    /// A 500 in PVE's own words is a handler that died before its worker began; a 500 without
+    /// them may come from anything on the way.
     #[must_use]
     pub fn effect(&self) -> Effect {
         match self {
@@ -167,10 +177,12 @@ impl PveError {
             | Self::NotHttps { .. }
             | Self::Unauthorized { .. }
             | Self::Forbidden { .. }
+            | Self::Unread { .. }
             | Self::BreakerOpen { .. } => Effect::None,
             Self::Refused { status, .. } if *status < 500 || matches!(status, 501 | 595) => {
                 Effect::None
             }
+            Self::Refused { status: 500, message, .. } if is_pves(message) => Effect::None,
             Self::Refused { .. }
             | Self::NoAnswer { .. }
             | Self::Decode { .. }
@@ -195,6 +207,7 @@ impl PveError {
                 500.. => ErrorClass::Server,
                 _ => ErrorClass::Refused,
             },
+            Self::Unread { .. } => ErrorClass::Unread,
             Self::Decode { .. } => ErrorClass::Decode,
             Self::TooLarge { .. } => ErrorClass::TooLarge,
             Self::BreakerOpen { .. } => ErrorClass::BreakerOpen,
@@ -214,6 +227,7 @@ impl PveError {
             Self::Connect { .. }
             | Self::NoAnswer { .. }
             | Self::Refused { .. }
+            | Self::Unread { .. }
             | Self::Decode { .. }
             | Self::TooLarge { .. } => Retry::Backoff,
         }
@@ -284,7 +298,7 @@ impl PveError {
             Some(words) if words.len() >= reason.trim().len() => words,
             _ if !reason.trim().is_empty() => reason.trim(),
             Some(words) => words,
-            None => "no reason given",
+            None => NO_REASON,
         };
         let message = message.to_owned();
         match status {
@@ -300,6 +314,14 @@ impl PveError {
             }
         }
     }
+}
+
+/// The message of an answer that had none.
+const NO_REASON: &str = "no reason given";
+
+/// Whether the message of a 500 says what a handler of PVE's died of.
+fn is_pves(message: &str) -> bool {
+    message != NO_REASON && !message.eq_ignore_ascii_case("Internal Server Error")
 }
 
 /// The cause of a [`PveError::NoAnswer`] that was a timeout of ours.
@@ -403,17 +425,22 @@ mod tests {
 
     #[test]
     fn only_what_may_have_happened_is_unknown() {
-        for (status, effect) in [
-            (400, Effect::None),
-            (401, Effect::None),
-            (403, Effect::None),
-            (500, Effect::Unknown),
-            (501, Effect::None),
-            (595, Effect::None),
-            (596, Effect::Unknown),
-            (599, Effect::Unknown),
+        for (status, reason, effect) in [
+            (400, "Parameter verification failed.", Effect::None),
+            (401, "No ticket", Effect::None),
+            (403, "Permission check failed", Effect::None),
+            (500, "", Effect::Unknown),
+            (500, "Internal Server Error", Effect::Unknown),
+            (500, "cluster not ready - no quorum?", Effect::None),
+            (500, "unable to create VM 510 - VM 510 already exists on node 'pve1'", Effect::None),
+            (501, "Not Implemented", Effect::None),
+            (502, "Bad Gateway", Effect::Unknown),
+            (504, "Gateway Timeout", Effect::Unknown),
+            (595, "Connection refused", Effect::None),
+            (596, "Connection timed out", Effect::Unknown),
+            (599, "", Effect::Unknown),
         ] {
-            assert_eq!(answered(status, "", "").effect(), effect, "{status}");
+            assert_eq!(answered(status, reason, "").effect(), effect, "{status} {reason}");
         }
     }
 

@@ -165,6 +165,12 @@ impl Failover {
         order
     }
 
+    /// The node's own address, if it is known, whether it works or not.
+    pub(crate) fn own(&self, node: &NodeName) -> Option<Arc<Endpoint>> {
+        let known = self.known.lock();
+        known.endpoints.iter().find(|it| it.node().as_ref() == Some(node)).cloned()
+    }
+
     pub(crate) fn current(&self) -> Arc<Endpoint> {
         let known = self.known.lock();
         known.endpoints[known.current].clone()

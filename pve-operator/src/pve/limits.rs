@@ -41,13 +41,17 @@ pub(crate) enum Scope<'a> {
     Node(&'a NodeName),
     /// Passed on to this node, and there to a guest's agent.
     Agent(&'a NodeName),
+    /// A body that streams to this node for as long as it takes. It keeps no worker waiting
+    /// (pve-http-server: `src/PVE/APIServer/AnyEvent.pm` reads it between other requests), so it
+    /// takes none of the slots above, and has one per node to itself.
+    Upload(&'a NodeName),
 }
 
 impl<'a> Scope<'a> {
     pub(crate) fn node(self) -> Option<&'a NodeName> {
         match self {
             Self::Cluster => None,
-            Self::Node(node) | Self::Agent(node) => Some(node),
+            Self::Node(node) | Self::Agent(node) | Self::Upload(node) => Some(node),
         }
     }
 }
@@ -68,6 +72,7 @@ pub(crate) struct NodeGate {
     slots: Arc<Semaphore>,
     details: Arc<Semaphore>,
     agent: Arc<Semaphore>,
+    upload: Arc<Semaphore>,
     pub(crate) breaker: Arc<Breaker>,
 }
 
@@ -104,6 +109,7 @@ impl Gates {
             slots: Arc::new(Semaphore::new(self.limits.per_node.max(1))),
             details: Arc::new(Semaphore::new(self.limits.per_node.saturating_sub(1).max(1))),
             agent: Arc::new(Semaphore::new(self.limits.agent_per_node.max(1))),
+            upload: Arc::new(Semaphore::new(1)),
             breaker: Breaker::new(format!("node {name}"), self.pauses),
         });
         nodes.insert(name.to_owned(), gate.clone());
@@ -118,6 +124,10 @@ impl Gates {
         let target = scope.node().map(NodeName::as_str);
         let agent = match scope {
             Scope::Agent(node) => Some(acquire(&self.node(node.as_str()).agent).await),
+            Scope::Upload(node) => {
+                let upload = acquire(&self.node(node.as_str()).upload).await;
+                return Slots { _held: [Some(upload), None, None, None, None, None] };
+            }
             Scope::Cluster | Scope::Node(_) => None,
         };
         let details = match target {
@@ -175,6 +185,22 @@ mod tests {
         drop(agent);
 
         assert!(enter(Scope::Node(&n1)).is_some());
+    }
+
+    #[test]
+    fn an_upload_takes_no_slot_from_others_and_one_goes_to_a_node() {
+        let (gates, n1) = (gates(), node(1));
+        let enter = |scope| gates.enter(scope, "pve1", true).now_or_never();
+
+        let upload = enter(Scope::Upload(&n1));
+        assert!(upload.is_some());
+        assert!(enter(Scope::Upload(&n1)).is_none());
+        let (list, detail) = (enter(Scope::Cluster), enter(Scope::Node(&n1)));
+        assert!(list.is_some() && detail.is_some());
+        drop((list, detail));
+        drop(upload);
+
+        assert!(enter(Scope::Upload(&n1)).is_some());
     }
 
     #[test]

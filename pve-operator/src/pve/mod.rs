@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`Reader`] asks and cannot change anything. One per cluster; clones share everything.
+//! - [`Changer`] asks for changes, each of them once.
 //! - [`Resources`] is the whole inventory in one answer, as rows that borrow from its body.
 //! - [`PveError`] says what failed, whether a change may have happened ([`PveError::effect`]),
 //!   and what to do ([`PveError::retry`]). It never holds a token.
@@ -17,36 +18,48 @@
 
 mod answers;
 mod breaker;
+mod changer;
 mod client;
 mod elements;
 mod error;
 mod failover;
 mod limits;
+mod orders;
 mod path;
 mod permissions;
 mod reader;
 mod reply;
 mod resources;
 mod scalar;
+mod staging;
 mod task_log;
 mod tls;
 mod token;
 mod upid;
+mod upload;
+mod volid;
 
 pub use answers::{
     Certificate, ClusterStatus, GuestConfig, GuestInterface, InterfaceAddress, Interfaces,
     MemberNode, Membership, NodeListing, NodeStorage, Version,
 };
 pub use breaker::BreakerPauses;
+pub use changer::Changer;
 pub use client::{ClientConfig, RequestObserver, RequestSeen};
 pub use error::{Cause, Effect, ErrorClass, PveError, Retry};
 pub use limits::Limits;
+pub use orders::{
+    Download, GuestClone, IMPORT_SUFFIXES, ImportDisk, NewGuest, SecretUrl, joined_tags,
+};
 pub use path::{NodeName, StorageName, Vmid};
 pub use permissions::{MIRROR, Need, Permissions, guest_ips_need};
 pub use reader::Reader;
 pub use reply::Listed;
 pub use resources::{GuestKind, GuestRow, NodeRow, Resources, StorageRow};
+pub use staging::{TaskFilter, TaskRow, UrlMetadata, VolumeRow};
 pub use task_log::{LogLine, LogPage, Outcome, TaskLog, TaskState};
 pub use tls::{Fingerprint, FirstUse, Learned, Trust};
 pub use token::ApiToken;
 pub use upid::Upid;
+pub use upload::UploadFile;
+pub use volid::Volid;

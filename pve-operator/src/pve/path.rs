@@ -121,7 +121,8 @@ pub(crate) struct ApiPath {
 }
 
 impl ApiPath {
-    /// Fills the `{…}` of `pattern` with `segments`, percent-encoded, in order.
+    /// Fills the `{…}` of `pattern` with `segments`, percent-encoded, in order. A `{volid}` may hold
+    /// `/`, which stays one segment as `%2F`: give it the text of a [`Volid`](super::Volid) only.
     ///
     /// # Errors
     ///
@@ -136,7 +137,8 @@ impl ApiPath {
             if part.starts_with('{') {
                 let segment =
                     segments.next().expect("each caller gives as many as its pattern has");
-                let bad = |c: char| c.is_control() || "/\\?#%".contains(c);
+                let forbidden = if part == "{volid}" { "\\?#%" } else { "/\\?#%" };
+                let bad = |c: char| c.is_control() || forbidden.contains(c);
                 if segment.is_empty() || matches!(*segment, "." | "..") || segment.contains(bad) {
                     return Err(refused("path segment", segment));
                 }
@@ -161,7 +163,7 @@ impl ApiPath {
 /// All but RFC 3986's unreserved characters.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-fn refused(what: &str, value: &str) -> PveError {
+pub(super) fn refused(what: &str, value: &str) -> PveError {
     let shown: String = value.chars().take(64).collect();
     PveError::Input { what: format!("{shown:?} is not a {what}") }
 }

@@ -8,7 +8,7 @@ use super::{
     Certificate, ClientConfig, ClusterStatus, Fingerprint, GuestConfig, GuestKind, Interfaces,
     Learned, Listed, LogPage, NodeListing, NodeName, NodeStorage, Permissions, PveError, Resources,
     TaskState, Upid, Version, Vmid,
-    client::{Answer, Call, Client},
+    client::{Answer, Call, Client, Verb},
     limits::Scope,
     path::ApiPath,
     reply,
@@ -20,7 +20,7 @@ use super::{
 /// Every method may fail with any [`PveError`]; dropping its future is safe.
 #[derive(Clone)]
 pub struct Reader {
-    client: Arc<Client>,
+    pub(super) client: Arc<Client>,
 }
 
 impl Reader {
@@ -281,7 +281,7 @@ impl Reader {
         self.client.failover.leave(&self.client.failover.current());
     }
 
-    async fn get(
+    pub(super) async fn get(
         &self,
         pattern: &'static str,
         segments: &[&str],
@@ -299,9 +299,10 @@ impl Reader {
         query: &[(&str, &str)],
         scope: Scope<'_>,
     ) -> Result<(String, Answer), PveError> {
-        let call = Call { path: ApiPath::new(pattern, segments)?, query, scope };
+        let call =
+            Call { verb: Verb::Get, path: ApiPath::new(pattern, segments)?, params: query, scope };
         let name = call.name();
-        Ok((name, self.client.get(call).await?))
+        Ok((name, self.client.send(call).await?))
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn of(exitstatus: Option<&str>) -> Self {
+    pub(super) fn of(exitstatus: Option<&str>) -> Self {
         match exitstatus {
             Some("OK") => Self::Ok,
             Some(text) => match text.strip_prefix("WARNINGS: ").and_then(|n| n.trim().parse().ok())

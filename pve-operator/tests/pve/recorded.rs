@@ -175,15 +175,10 @@ async fn each_refusal_has_its_kind_its_words_and_its_effect() {
         (
             "087_get_unknown_node.json",
             ErrorClass::Server,
-            Effect::Unknown,
+            Effect::None,
             "hostname lookup 'nope' failed",
         ),
-        (
-            "358_novm_get_config.json",
-            ErrorClass::Server,
-            Effect::Unknown,
-            "999.conf' does not exist",
-        ),
+        ("358_novm_get_config.json", ErrorClass::Server, Effect::None, "999.conf' does not exist"),
         (
             "560_c3_pve2_proxy_down_status.json",
             ErrorClass::NodeUnreachable,
