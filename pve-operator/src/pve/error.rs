@@ -47,7 +47,7 @@ pub enum PveError {
         privileges: Vec<String>,
     },
     /// Any other status of 400 and above, in PVE's own words.
-    #[error("{request} was refused with status {status}: {message}")]
+    #[error("{request} was refused with status {status}: {message}{}", errors_words(errors))]
     Refused {
         request: String,
         status: u16,
@@ -378,6 +378,12 @@ fn checked_privileges(message: &str) -> (Option<String>, Vec<String>) {
     }
 }
 
+/// ` (name: invalid format; pool: …)`, which is what helps with a 400.
+fn errors_words(errors: &BTreeMap<String, String>) -> String {
+    let each: Vec<_> = errors.iter().map(|(name, words)| format!("{name}: {words}")).collect();
+    if each.is_empty() { String::new() } else { format!(" ({})", each.join("; ")) }
+}
+
 fn presented_words(presented: Option<&Fingerprint>) -> impl fmt::Display {
     presented.map(|it| format!(" (it presented SHA-256 {it})")).unwrap_or_default()
 }
@@ -417,6 +423,8 @@ mod tests {
 
         let error = answered(400, "Parameter verification failed.", body);
 
+        let all = "GET /x was refused with status 400: Parameter verification failed. (foo: not defined; n: 7)";
+        assert_eq!(error.to_string(), all);
         let PveError::Refused { message, errors, .. } = error else { panic!("{error:?}") };
         assert_eq!(message, "Parameter verification failed.");
         assert_eq!(errors["foo"], "not defined");

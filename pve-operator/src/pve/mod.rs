@@ -11,6 +11,8 @@
 //! - [`Resources`] is the whole inventory in one answer, as rows that borrow from its body.
 //! - [`PveError`] says what failed, whether a change may have happened ([`PveError::effect`]),
 //!   and what to do ([`PveError::retry`]). It never holds a token.
+//! - [`Refusal`] is the meaning of PVE's words for a failure; [`download_progress`] and
+//!   [`import_progress`] are that of a task's log.
 //! - [`Trust`] is whom we believe; [`Learned`] is what trusted connections added to it.
 //!
 //! Reading is tolerant (a number may be a string, one bad element costs only itself); writing is
@@ -27,7 +29,9 @@ mod limits;
 mod orders;
 mod path;
 mod permissions;
+mod progress;
 mod reader;
+mod refusal;
 mod reply;
 mod resources;
 mod scalar;
@@ -53,7 +57,11 @@ pub use orders::{
 };
 pub use path::{NodeName, StorageName, Vmid};
 pub use permissions::{MIRROR, Need, Permissions, guest_ips_need};
+pub use progress::{download_progress, import_progress};
 pub use reader::Reader;
+pub use refusal::{
+    Again, DownloadFailure, Refusal, classify, classify_task, error_text, without_url_secrets,
+};
 pub use reply::Listed;
 pub use resources::{GuestKind, GuestRow, NodeRow, Resources, StorageRow};
 pub use staging::{TaskFilter, TaskRow, UrlMetadata, VolumeRow};
