@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use pve_api::args::{LogArgs, LogFormat, duration};
+use url::Url;
 
 /// Mirrors Proxmox VE clusters into an SQL database and keeps the rows right.
 #[derive(Debug, Parser)]
@@ -69,9 +70,91 @@ pub struct RunArgs {
     /// File with the 32-byte key (hex, base64 or raw) that seals tokens in the database.
     #[arg(long, env = "SECRET_KEY_FILE", value_name = "FILE")]
     pub secret_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub templates: TemplateArgs,
     /// What to do with a certificate that nothing vouches for, at the first contact with a cluster.
     #[arg(long, env = "TLS_FIRST_USE", value_enum, default_value_t = FirstUse::Refuse)]
     pub tls_first_use: FirstUse,
+}
+
+/// How templates are made of uploaded images.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Templates")]
+pub struct TemplateArgs {
+    /// Where pve-api keeps the images, `file:///folder` or `s3://bucket/prefix?endpoint=…`: to send
+    /// them to nodes that cannot fetch them.
+    #[arg(long, env = "IMAGES", value_name = "URL")]
+    pub images: Option<String>,
+    /// Where nodes reach pve-api to fetch images, for example `https://images.example.net`. Without
+    /// it every image is sent by this operator.
+    #[arg(long, env = "IMAGE_BASE_URL", value_name = "URL")]
+    pub image_base_url: Option<Url>,
+    /// Let nodes fetch from an address whose certificate they do not know. The SHA-512 of the image
+    /// is checked in any case.
+    #[arg(long, env = "IMAGE_TLS_UNVERIFIED")]
+    pub image_tls_unverified: bool,
+    /// VMIDs for templates and for guests cloned from them.
+    #[arg(long, env = "VMID_RANGE", default_value = "9000-99999", value_parser = vmid_range)]
+    pub vmid_range: VmidRange,
+    /// Images on their way to one node at once.
+    #[arg(long, env = "TRANSFERS_PER_NODE", default_value_t = 1, value_parser = at_least_one)]
+    pub transfers_per_node: usize,
+    /// Images on their way to the nodes of one cluster at once.
+    #[arg(long, env = "TRANSFERS_PER_CLUSTER", default_value_t = 8, value_parser = at_least_one)]
+    pub transfers_per_cluster: usize,
+    /// Images on their way at once.
+    #[arg(long, env = "TRANSFERS_PER_OPERATOR", default_value_t = 16, value_parser = at_least_one)]
+    pub transfers_per_operator: usize,
+    /// How often a task of PVE that runs is looked at.
+    #[arg(long, env = "TASK_INTERVAL", default_value = "2s", value_parser = duration)]
+    pub task_interval: Duration,
+    /// For how long work is looked for whose answer was lost, before it is asked for again.
+    #[arg(long, env = "ANSWER_PATIENCE", default_value = "60s", value_parser = duration)]
+    pub answer_patience: Duration,
+    /// The first pause after a failure; each one is up to twice as long as the last.
+    #[arg(long, env = "RETRY_BASE", default_value = "30s", value_parser = duration)]
+    pub retry_base: Duration,
+    /// The longest pause after a failure.
+    #[arg(long, env = "RETRY_MAX", default_value = "30m", value_parser = duration)]
+    pub retry_max: Duration,
+    /// How often an import may fail before it is given up until somebody asks for a retry.
+    #[arg(long, env = "RETRY_TRIES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub retry_tries: u32,
+}
+
+/// VMIDs from the first to the last, both included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct VmidRange {
+    pub first: u32,
+    pub last: u32,
+}
+
+/// Parses `9000-99999`.
+///
+/// # Errors
+///
+/// A sentence with an example.
+fn vmid_range(text: &str) -> Result<VmidRange, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is not a range of VMIDs between 100 and 999999999; write for example 9000-99999"
+        )
+    };
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let first = first.trim().parse().map_err(|_| wrong())?;
+    let last = last.trim().parse().map_err(|_| wrong())?;
+    if (100..=last).contains(&first) && last <= 999_999_999 {
+        Ok(VmidRange { first, last })
+    } else {
+        Err(wrong())
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("`{text}` is not a number of at least 1")),
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -90,6 +173,14 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn ranges_of_vmids_have_a_first_and_a_last() {
+        assert_eq!(vmid_range("9000-9999"), Ok(VmidRange { first: 9000, last: 9999 }));
+        for text in ["", "9000", "9999-9000", "1-200", "100-1000000000", "a-b"] {
+            assert!(vmid_range(text).unwrap_err().contains("9000-99999"), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! pve_cluster --supervisor--> one pipeline per enabled cluster:
 //!     PVE --poller--> sources --informers--> writer --> pve_node, pve_vm, pve_storage
 //!                                   +------> details --> vm_ipaddress, disks
+//! template_instance --templates--> a template on every node that is wanted
 //! ```
 
 pub mod admin;
@@ -15,3 +16,4 @@ pub mod pve;
 pub mod runtime;
 pub mod supervisor;
 pub mod supervisor_plan;
+pub mod templates;

@@ -26,6 +26,7 @@ use crate::{
     },
     metrics::{ClusterMetrics, Metrics},
     pve::{ApiToken, ClientConfig, Fingerprint, FirstUse, PveError, Reader, Trust},
+    templates::{self, Clusters},
 };
 
 /// A source waits for the poller, which has deadlines of its own.
@@ -93,6 +94,8 @@ pub struct Shared {
     pub metrics: Metrics,
     pub pace: Pace,
     pub first_use: FirstUse,
+    /// Where a pipeline says that its cluster can be worked on.
+    pub clusters: Clusters,
 }
 
 /// A running pipeline.
@@ -257,6 +260,19 @@ fn follow(
         identity,
     };
     let (db, id, pace) = (&shared.db, wanted.id, shared.pace);
+    let entered = shared.clusters.enter(templates::Cluster::new(
+        id,
+        wanted.name.clone(),
+        reader.clone(),
+        nodes.handle(),
+        guests.handle(),
+        storages.handle(),
+    ));
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        stopped.cancelled().await;
+        drop(entered);
+    });
     let writer = Writer::new(
         db.clone(),
         id,

@@ -3,7 +3,8 @@
 use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use schema::{Db, DbError, secret::SecretKeys};
+use informer::Backoff;
+use schema::{Db, DbError, image_url::ImageUrlKey, images::ImageStore, secret::SecretKeys};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -14,6 +15,7 @@ use crate::{
     pipeline::{Pace, Shared},
     pve,
     supervisor::Supervisor,
+    templates::{self, Clusters},
 };
 
 /// A running operator.
@@ -48,6 +50,7 @@ impl Operator {
                 "--api {api} is not a loopback address: the API has no authentication yet, so it is not served to the network"
             );
         }
+        let templates = template_settings(args)?;
         let admin = listen("--listen", args.listen).await?;
         let api = match args.api {
             Some(address) => Some(listen("--api", address).await?),
@@ -72,9 +75,18 @@ impl Operator {
         if let Some(api) = api {
             serve(&tasks, &stop, api, pve_api::router(db.clone()));
         }
+        let clusters = Clusters::default();
+        tasks.spawn(templates::run(
+            db.clone(),
+            clusters.clone(),
+            templates,
+            metrics.clone(),
+            stop.clone(),
+        ));
         let shared = Shared {
             db,
             metrics,
+            clusters,
             pace: Pace {
                 poll: args.poll_interval,
                 full_sync: args.full_sync_interval,
@@ -139,6 +151,37 @@ async fn database(db: &Db, migrate: bool) -> Result<(), DbError> {
             outcome => return outcome,
         }
     }
+}
+
+fn template_settings(args: &RunArgs) -> anyhow::Result<templates::Settings> {
+    let it = &args.templates;
+    let images = it.images.as_deref().map(ImageStore::open_read_only).transpose();
+    let images = images.context("--images")?;
+    let secret = args.secret_key_file.as_deref().map(std::fs::read).transpose()?;
+    if let Some(base) = &it.image_base_url
+        && !(matches!(base.scheme(), "http" | "https") && base.has_host())
+    {
+        bail!("--image-base-url {base} is not an http:// or https:// address");
+    }
+    Ok(templates::Settings {
+        images,
+        image_address: it.image_base_url.clone().map(|base| templates::ImageAddress {
+            base,
+            key: secret.as_deref().map(ImageUrlKey::derive),
+            verify_certificates: !it.image_tls_unverified,
+            lifetime: Duration::from_hours(24),
+        }),
+        vmids: i64::from(it.vmid_range.first)..i64::from(it.vmid_range.last) + 1,
+        transfers: templates::slots::Limits {
+            per_node: it.transfers_per_node,
+            per_cluster: it.transfers_per_cluster,
+            per_operator: it.transfers_per_operator,
+        },
+        look: it.task_interval,
+        patience: it.answer_patience,
+        backoff: Backoff::new(it.retry_base, it.retry_max),
+        tries: it.retry_tries,
+    })
 }
 
 fn read_keys(file: &Path) -> anyhow::Result<Arc<SecretKeys>> {

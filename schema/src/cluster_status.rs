@@ -159,3 +159,35 @@ pub async fn touch(
         .execute(c)
         .await?) as u64)
 }
+
+/// Writes which privileges the template flow lacks, one a line; `false` if there is no row yet.
+///
+/// A column of its own: the mirror, which writes the row, never names it.
+pub async fn write_missing_template_privileges(
+    conn: &mut Conn,
+    id: ClusterId,
+    missing: &str,
+) -> Result<bool, DbError> {
+    let row = Sql::update(
+        "pve_cluster_status",
+        [("missing_template_privileges", missing.into()), ("gmt_modified", crate::now().into())],
+    );
+    Ok(sql::execute(conn, &row.push(" WHERE cluster_id = ").bind(id)).await? > 0)
+}
+
+/// Which privileges the template flow lacks; None until somebody looked.
+pub async fn missing_template_privileges(
+    conn: &mut Conn,
+    id: ClusterId,
+) -> Result<Option<String>, DbError> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+        missing_template_privileges: Option<String>,
+    }
+    let row =
+        Sql::new("SELECT missing_template_privileges FROM pve_cluster_status WHERE cluster_id = ");
+    Ok(sql::first::<Row>(conn, &row.bind(id))
+        .await?
+        .and_then(|row| row.missing_template_privileges))
+}

@@ -322,6 +322,22 @@ pub async fn ids(conn: &mut Conn, cluster_id: ClusterId) -> Result<HashMap<i64, 
     Ok(on!(conn, c => rows.load::<(i64, GuestId)>(c).await?).into_iter().collect())
 }
 
+/// Says of which template a guest was cloned; `false` while the mirror has not seen it.
+///
+/// Call it within [`crate::Db::write`].
+pub async fn set_template(
+    conn: &mut Conn,
+    cluster: ClusterId,
+    vmid: i64,
+    template: crate::TemplateId,
+) -> Result<bool, DbError> {
+    let revision = revision::raise(conn, Table::Guest).await?;
+    let row =
+        Sql::update("pve_vm", [("template_id", template.into()), ("revision", revision.into())]);
+    let row = row.push(" WHERE cluster_id = ").bind(cluster).push(" AND vmid = ").bind(vmid);
+    Ok(sql::execute(conn, &row).await? > 0)
+}
+
 /// What changed after `since`: about `limit` rows, more if one transaction wrote more.
 ///
 /// Call it within [`crate::Db::read`], so that rows and tombstones are of one moment.

@@ -243,6 +243,41 @@ impl Refusal {
         }
     }
 
+    /// The name that metrics know it by.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::NoQuorum => "no_quorum",
+            Self::ConfigPermissionDenied => "config_permission_denied",
+            Self::VmidTaken => "vmid_taken",
+            Self::Locked { .. } => "locked",
+            Self::WriteLock => "write_lock",
+            Self::BaseInUse => "base_in_use",
+            Self::NoSpace => "no_space",
+            Self::ChecksumMismatch { .. } => "checksum_mismatch",
+            Self::FileExists => "file_exists",
+            Self::NotAnImage => "not_an_image",
+            Self::ContentNotEnabled => "content_not_enabled",
+            Self::StorageMissing => "storage_missing",
+            Self::StorageOffline => "storage_offline",
+            Self::VolumeMissing => "volume_missing",
+            Self::GuestMissing => "guest_missing",
+            Self::GuestRunning => "guest_running",
+            Self::Killed => "killed",
+            Self::Interrupted => "interrupted",
+            Self::DownloadFailed(_) => "download_failed",
+            Self::AlreadyTemplate => "already_template",
+            Self::NoLinkedClone => "no_linked_clone",
+            Self::NotShared => "not_shared",
+            Self::Protected => "protected",
+            Self::BridgeMissing => "bridge_missing",
+            Self::PoolMissing => "pool_missing",
+            Self::NodeMissing => "node_missing",
+            Self::Permission { .. } => "permission",
+            Self::Timeout => "timeout",
+            Self::Other => "other",
+        }
+    }
+
     pub fn again(&self) -> Again {
         match self {
             Self::ConfigPermissionDenied

@@ -5,7 +5,7 @@ use crate::pve::{DownloadFailure, Refusal};
 
 /// What follows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Another try, after a pause that grows.
     Again,
     /// Another try whenever it can be, however often: time or a person will end it.
@@ -22,7 +22,7 @@ pub enum Verdict {
 
 /// The circumstances of a failure.
 #[derive(Clone, Copy, Debug)]
-pub struct Case {
+pub(super) struct Case {
     pub act: Act,
     /// The instance is cancelled or to go.
     pub taking_away: bool,
@@ -36,7 +36,7 @@ pub struct Case {
 
 /// What follows from a failure.
 #[must_use]
-pub fn judge(case: Case, refusal: &Refusal) -> Verdict {
+pub(super) fn judge(case: Case, refusal: &Refusal) -> Verdict {
     match (case.act, refusal) {
         // It goes on by itself once enough nodes are back.
         (_, Refusal::NoQuorum | Refusal::ConfigPermissionDenied) => return Verdict::Hold,

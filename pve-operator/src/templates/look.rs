@@ -21,7 +21,7 @@ const NOT_LISTED_YET: Duration = Duration::from_secs(10);
 
 /// What was seen.
 #[derive(Debug)]
-pub struct Sight {
+pub(super) struct Sight {
     pub seen: Seen,
     /// The task that runs.
     pub running: Option<Running>,
@@ -36,7 +36,7 @@ pub struct Sight {
 }
 
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     pub upid: Upid,
     pub amount: Amount,
     pub log: TaskLog,
@@ -44,7 +44,7 @@ pub struct Running {
 
 /// How a task ended.
 #[derive(Debug)]
-pub enum Ended {
+pub(super) enum Ended {
     Well {
         warnings: Option<String>,
     },
@@ -72,7 +72,7 @@ impl Sight {
 
 /// What an instance is looked at with.
 #[derive(Debug)]
-pub struct Eye<'a> {
+pub(super) struct Eye<'a> {
     pub cluster: &'a Cluster,
     /// The id of this installation.
     pub owner: &'a str,
@@ -88,7 +88,7 @@ impl Eye<'_> {
     /// # Errors
     ///
     /// Whatever PVE did not answer: then nothing may be concluded.
-    pub async fn look(mut self) -> Result<Sight, PveError> {
+    pub(super) async fn look(mut self) -> Result<Sight, PveError> {
         let mut sight = Sight::of(self.cluster.node(&self.row.node_name).await?);
         if sight.seen.node == Node::Away {
             return Ok(sight);
@@ -209,7 +209,7 @@ impl Eye<'_> {
         // Not here, or not for us to see: the list of all says which. It is behind the configuration
         // by a moment, so what it has is asked for once more.
         let resources = self.cluster.reader.resources().await?;
-        let Some(row) = resources.guests().iter().find(|row| row.vmid == vmid.get()) else {
+        let Some(row) = resources.guests().iter().find(|row| row.vmid == vmid) else {
             sight.seen.guest = Guest::Absent;
             return Ok(());
         };
@@ -228,10 +228,8 @@ impl Eye<'_> {
             // Gone between the two, or hidden from this token: neither is ours to touch.
             Err(error) if may_be_missing(&error) => {
                 sight.seen.guest = Guest::Stranger;
-                sight.remark = Some(format!(
-                    "VMID {vmid} on node {node} cannot be read: {}",
-                    error.report()
-                ));
+                sight.remark =
+                    Some(format!("VMID {vmid} on node {node} cannot be read: {}", error.report()));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -299,7 +297,7 @@ impl Eye<'_> {
 }
 
 /// The VMID that the row reserved.
-pub fn vmid(row: &InstanceRow) -> Option<Vmid> {
+pub(super) fn vmid(row: &InstanceRow) -> Option<Vmid> {
     u32::try_from(row.told.vmid).ok().and_then(|vmid| Vmid::new(vmid).ok())
 }
 

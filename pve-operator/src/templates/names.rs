@@ -5,7 +5,7 @@
 //! inherit tags, so they prove nothing. A staged file is ours by its name, which nobody has reason
 //! to choose, together with the row that remembers it.
 
-use schema::InstanceId;
+use schema::{CloneId, InstanceId};
 use serde::{Deserialize, Serialize};
 
 /// What starts the marker's line.
@@ -23,15 +23,19 @@ pub struct Marker {
     pub instance: i64,
     pub attempt: i32,
     pub sha512: String,
+    /// `template_clone.id`, in a guest that was cloned by us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<i64>,
 }
 
 impl Marker {
     /// A description with a line for people and a line for us.
     pub fn description(&self, template_name: &str) -> String {
         let name: String = template_name.chars().filter(|c| !c.is_control()).collect();
+        let what = if self.clone.is_some() { "Made of template" } else { "Template" };
         // Serialising strings and numbers cannot fail.
         let line = serde_json::to_string(self).unwrap_or_default();
-        format!("Template {name}, version {}.\n\n{PREFIX}{line}\n", self.version)
+        format!("{what} {name}, version {}.\n\n{PREFIX}{line}\n", self.version)
     }
 
     /// The first marker in a description.
@@ -44,8 +48,19 @@ impl Marker {
 
     /// Whether it is the marker of this instance, made by this installation.
     pub fn is_of(&self, owner: &str, instance: InstanceId) -> bool {
-        self.owner == owner && self.instance == instance.0
+        self.owner == owner && self.instance == instance.0 && self.clone.is_none()
     }
+
+    /// Whether it is the marker of this clone, made by this installation.
+    pub fn is_of_clone(&self, owner: &str, clone: CloneId) -> bool {
+        self.owner == owner && self.clone == Some(clone.0)
+    }
+}
+
+/// The instance that a staged file of this installation belongs to.
+pub fn instance_of_file(owner: &str, file: &str) -> Option<InstanceId> {
+    let (id, _) = file.strip_prefix(&staged_prefix(owner))?.split_once('-')?;
+    id.parse().ok().map(InstanceId)
 }
 
 /// The name of the staged image. One per instance, so no two downloads ever have the same name, on
@@ -98,6 +113,7 @@ mod tests {
             instance: 41,
             attempt: 1,
             sha512: "ab".repeat(64),
+            clone: None,
         }
     }
 
@@ -139,6 +155,7 @@ mod tests {
     fn staged_files_are_told_apart() {
         let name = staged_file("0123456789abcdef", InstanceId(7), &"c".repeat(64), "qcow2");
         assert_eq!(name, "pvet-01234567-7-cccccccccccc.qcow2");
-        assert!(name.starts_with(&staged_prefix("0123456789abcdef")));
+        assert_eq!(instance_of_file("0123456789abcdef", &name), Some(InstanceId(7)));
+        assert_eq!(instance_of_file("fedcba9876543210", &name), None, "another installation's");
     }
 }

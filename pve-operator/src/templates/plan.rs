@@ -140,7 +140,9 @@ pub enum Step {
     Wait(Why),
     Reserve,
     /// Leave the VMID to whoever has it, and take another.
-    Renumber { husk: bool },
+    Renumber {
+        husk: bool,
+    },
     Ask(Act),
     /// Stop the task that runs.
     Stop,
@@ -186,9 +188,8 @@ fn make(wish: &Wish, seen: &Seen) -> Step {
         return Step::Begin;
     }
     match wish.status {
-        InstanceStatus::Failed | InstanceStatus::Deleting | InstanceStatus::Deleted => {
-            return Step::Settle;
-        }
+        InstanceStatus::Failed => return tidy(wish, seen),
+        InstanceStatus::Deleting | InstanceStatus::Deleted => return Step::Settle,
         InstanceStatus::Available => {
             let away = seen.node != Node::Ready;
             let gone = matches!(seen.guest, Guest::Absent | Guest::Stranger);
@@ -212,15 +213,29 @@ fn make(wish: &Wish, seen: &Seen) -> Step {
         Guest::Ours(guest) if guest.has_unused => Step::Ask(Act::Destroy),
         Guest::Ours(Ours { disk: Disk::None, .. }) if !wish.new_shell => Step::Ask(Act::Destroy),
         Guest::Ours(Ours { disk: Disk::None, .. }) => with_file(wish, seen, Act::Import),
-        Guest::Ours(Ours { template: true, disk, .. })
-            if disk == Disk::Base || !wish.has_base =>
-        {
+        Guest::Ours(Ours { template: true, disk, .. }) if disk == Disk::Base || !wish.has_base => {
             match seen.file {
                 File::Absent => Step::Publish,
                 File::Whole | File::Damaged => Step::Ask(Act::RemoveFile),
             }
         }
         Guest::Ours(_) => Step::Ask(Act::Convert),
+    }
+}
+
+/// Takes away what a failed attempt left. A finished template is worth keeping: a retry finds it.
+fn tidy(wish: &Wish, seen: &Seen) -> Step {
+    if !wish.numbered {
+        return Step::Settle;
+    }
+    if let Some(wait) = wait(wish, seen) {
+        return wait;
+    }
+    match (seen.guest, seen.file) {
+        (Guest::Ours(guest), _) if guest.locked => Step::Wait(Why::Lock),
+        (Guest::Ours(guest), _) if !guest.template => Step::Ask(Act::Destroy),
+        (_, File::Whole | File::Damaged) => Step::Ask(Act::RemoveFile),
+        (_, File::Absent) => Step::Settle,
     }
 }
 

@@ -131,13 +131,8 @@ fn check_ask(act: Act, world: &World) {
 fn end_task(wish: &mut Wish, world: &mut World) {
     let Some(act) = world.running.take() else { panic!("nothing runs") };
     wish.unanswered = None;
-    let new = Ours {
-        at_home: true,
-        locked: false,
-        template: false,
-        disk: Disk::None,
-        has_unused: false,
-    };
+    let new =
+        Ours { at_home: true, locked: false, template: false, disk: Disk::None, has_unused: false };
     match act {
         Act::Fetch => {
             world.file = File::Whole;
@@ -219,6 +214,12 @@ fn every_pair_of_row_and_pve_comes_to_an_end() {
             (Desired::Available, End::Settled) => {
                 assert_eq!(last.status, wish.status, "{told}");
                 assert!(!wish.fresh, "{told}");
+                if wish.status == InstanceStatus::Failed && wish.numbered {
+                    let template =
+                        matches!(at_last.guest, Guest::Ours(Ours { template: true, .. }));
+                    assert!(at_last.made == 0 || template, "half a guest: {told}");
+                    assert_eq!(at_last.file, File::Absent, "{told}");
+                }
             }
             (Desired::Cancelled, End::Settled) => {
                 let left = wish.status == InstanceStatus::Available || wish.cancelled;
@@ -305,13 +306,8 @@ fn a_stranger_under_our_number_is_left_alone() {
 
 #[test]
 fn a_half_made_template_is_finished_and_not_made_again() {
-    let guest = Ours {
-        at_home: true,
-        locked: false,
-        template: true,
-        disk: Disk::Plain,
-        has_unused: false,
-    };
+    let guest =
+        Ours { at_home: true, locked: false, template: true, disk: Disk::Plain, has_unused: false };
     let seen = Seen { guest: Guest::Ours(guest), ..empty() };
     assert_eq!(plan(&making(), &seen), Step::Ask(Act::Convert));
     let thick = Wish { has_base: false, ..making() };

@@ -7,7 +7,7 @@ use super::plan::Act;
 
 /// How far something is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Amount {
+pub(super) struct Amount {
     pub done: u64,
     /// 0 while it is not known.
     pub total: u64,
@@ -31,7 +31,7 @@ const IMPORT: (f64, f64) = (65.0, 97.0);
 const CONVERT: i32 = 97;
 
 /// Per cent while `act` goes on, never less than `before`.
-pub fn percent(before: i32, act: Act, amount: Amount) -> i32 {
+pub(super) fn percent(before: i32, act: Act, amount: Amount) -> i32 {
     let within = |(from, to): (f64, f64)| {
         #[expect(clippy::cast_possible_truncation, reason = "between 0 and 100")]
         let percent = (from + (to - from) * amount.share()).floor() as i32;

@@ -12,7 +12,7 @@ const WITHOUT_BASE: [&str; 2] = ["lvm", "iscsidirect"];
 
 /// One storage as a node sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Seen<'a> {
+pub(super) struct Seen<'a> {
     pub name: &'a str,
     /// PVE's type: `dir`, `lvmthin`, …
     pub plugin: &'a str,
@@ -37,7 +37,7 @@ impl Seen<'_> {
 /// # Errors
 ///
 /// A sentence that says what is missing and how to add it.
-pub fn choose<'a>(
+pub(super) fn choose<'a>(
     node: &str,
     storages: &[Seen<'a>],
     permissions: &Permissions,
@@ -69,7 +69,7 @@ fn may_stage(permissions: &Permissions, storage: &str) -> bool {
 }
 
 /// Where PVE may unpack an OVA: it needs a storage with files that takes disks.
-pub fn working_storage<'a>(storages: &[Seen<'a>]) -> Option<&'a str> {
+pub(super) fn working_storage<'a>(storages: &[Seen<'a>]) -> Option<&'a str> {
     storages
         .iter()
         .filter(|it| it.keeps_files() && it.holds("images") && it.active)
@@ -78,13 +78,13 @@ pub fn working_storage<'a>(storages: &[Seen<'a>]) -> Option<&'a str> {
 }
 
 /// Whether disks on this type of storage become base images, of which linked clones can be made.
-pub fn has_base(plugin: &str) -> bool {
+pub(super) fn has_base(plugin: &str) -> bool {
     !WITHOUT_BASE.contains(&plugin)
 }
 
 /// The format to import to: files as qcow2, so that linked clones cost nothing; elsewhere PVE's
 /// own choice is the only one.
-pub fn disk_format(plugin: &str) -> Option<&'static str> {
+pub(super) fn disk_format(plugin: &str) -> Option<&'static str> {
     WITH_FILES.contains(&plugin).then_some("qcow2")
 }
 

@@ -13,7 +13,7 @@ use schema::{
 const BATCH: u32 = 200;
 
 /// A row that can be followed.
-pub trait Row: Object<Key = i64> {
+pub(super) trait Row: Object<Key = i64> {
     type Columns: Send + 'static;
     const TABLE: Table;
 
@@ -32,7 +32,7 @@ pub trait Row: Object<Key = i64> {
 }
 
 /// Follows one table, of all clusters.
-pub struct TableSource<R> {
+pub(super) struct TableSource<R> {
     db: Db,
     /// Between two looks at the table's counter.
     look: Duration,
@@ -40,7 +40,7 @@ pub struct TableSource<R> {
 }
 
 impl<R: Row> TableSource<R> {
-    pub fn new(db: Db, look: Duration) -> Self {
+    pub(super) fn new(db: Db, look: Duration) -> Self {
         Self { db, look, row: PhantomData }
     }
 

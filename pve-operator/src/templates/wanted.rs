@@ -12,11 +12,11 @@ use super::table_source::Row;
 
 /// A live instance.
 #[derive(Clone, Debug)]
-pub struct Instance(pub InstanceRow);
+pub(super) struct Instance(pub InstanceRow);
 
 /// A clone that is not over.
 #[derive(Clone, Debug)]
-pub struct Clone(pub CloneRow);
+pub(super) struct Clone(pub CloneRow);
 
 impl Object for Instance {
     type Key = i64;
