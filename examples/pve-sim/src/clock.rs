@@ -21,6 +21,12 @@ impl Clock {
             + Duration::from_millis(self.skipped_ms.load(Ordering::Relaxed))
     }
 
+    /// Seconds since 1970.
+    pub(crate) fn unix(&self) -> u64 {
+        let start = self.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        (start + self.now()).as_secs()
+    }
+
     pub(crate) fn skip(&self, by: Duration) {
         let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
         self.skipped_ms.fetch_add(ms, Ordering::Relaxed);

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::world::Storage;
+
 /// Text that no `Debug` output shows.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -79,6 +81,27 @@ pub struct Config {
     pub shuffle: bool,
     /// Whether usage numbers move with every answer.
     pub moving: bool,
+    /// The storages; empty means PVE's usual ones (`local`, `local-lvm`) and `nfs-shared`.
+    pub storages: Vec<Storage>,
+    /// PVE's version on all nodes. Before 8.4 no `.qcow2` can be put on a storage by API, before
+    /// 8.3 nothing to import at all.
+    pub pve_version: String,
+    /// How long a task lasts at least.
+    pub task_time: Duration,
+    /// Bytes of the guest's disk that `qemu-img` copies per second; `None` is as many as it likes.
+    pub copy_rate: Option<u64>,
+    /// Bytes per second that all downloads of a node together can take; `None` is no limit.
+    pub node_link: Option<u64>,
+    /// How long a task waits for a guest's lock file. A clone waits a seventh of it.
+    pub lock_wait: Duration,
+    /// How long wget waits before it connects again after a connection broke.
+    pub download_retry: Duration,
+    /// How long an upload may be silent.
+    pub upload_patience: Duration,
+    /// How long `/etc/pve` cannot be written after a node is back in the cluster.
+    pub rejoin_delay: Duration,
+    /// Certificates (PEM) that the nodes trust when they download by https.
+    pub trusted: Vec<String>,
 }
 
 impl Default for Config {
@@ -104,18 +127,34 @@ impl Default for Config {
             gzip: true,
             shuffle: true,
             moving: true,
+            storages: Vec::new(),
+            pve_version: "9.2.11".to_owned(),
+            task_time: Duration::from_millis(250),
+            copy_rate: Some(400 << 20),
+            node_link: None,
+            lock_wait: Duration::from_secs(10),
+            download_retry: Duration::from_secs(1),
+            upload_patience: Duration::from_secs(5),
+            rejoin_delay: Duration::from_millis(4500),
+            trusted: Vec::new(),
         }
     }
 }
 
 impl Config {
-    /// PVE without its delays: 401, 595 and 596 come at once and new guests are whole at once.
+    /// PVE without its delays: 401, 595 and 596 come at once, new guests are whole at once, and
+    /// tasks take 20 ms.
     pub fn quick() -> Self {
         Self {
             auth_delay: Duration::ZERO,
             settle: Duration::ZERO,
             unreachable_delay: Duration::ZERO,
             hung_delay: Duration::ZERO,
+            task_time: Duration::from_millis(20),
+            copy_rate: None,
+            lock_wait: Duration::from_millis(300),
+            download_retry: Duration::from_millis(20),
+            rejoin_delay: Duration::ZERO,
             ..Self::default()
         }
     }
@@ -145,6 +184,41 @@ impl Config {
     #[must_use]
     pub fn node_names(mut self, names: &[&str]) -> Self {
         self.node_names = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// Adds a storage; with the first one the usual ones are no longer there.
+    #[must_use]
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storages.push(storage);
+        self
+    }
+
+    /// Sets PVE's version.
+    #[must_use]
+    pub fn pve_version(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.pve_version);
+        self
+    }
+
+    /// Sets how long a task lasts at least.
+    #[must_use]
+    pub fn task_time(mut self, time: Duration) -> Self {
+        self.task_time = time;
+        self
+    }
+
+    /// Sets how many bytes per second `qemu-img` copies.
+    #[must_use]
+    pub fn copy_rate(mut self, rate: u64) -> Self {
+        self.copy_rate = Some(rate);
+        self
+    }
+
+    /// Sets how many bytes per second a node can download.
+    #[must_use]
+    pub fn node_link(mut self, rate: u64) -> Self {
+        self.node_link = Some(rate);
         self
     }
 

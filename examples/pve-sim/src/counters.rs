@@ -25,8 +25,18 @@ pub struct Counters {
     pub most_in_flight: u64,
     /// Most requests that were in flight at once, by node.
     pub most_in_flight_by_node: BTreeMap<String, u64>,
+    /// Bytes that nodes have downloaded, by node.
+    pub downloaded_by_node: BTreeMap<String, u64>,
+    /// Downloads begun, by node.
+    pub downloads_by_node: BTreeMap<String, u64>,
+    /// Most downloads that ran at once, by node.
+    pub most_downloads_by_node: BTreeMap<String, u64>,
+    /// Most downloads that ran at once in the cluster.
+    pub most_downloads: u64,
     #[serde(skip)]
     in_flight: BTreeMap<String, u64>,
+    #[serde(skip)]
+    downloading: BTreeMap<String, u64>,
 }
 
 impl Counters {
@@ -67,8 +77,39 @@ impl Counters {
         }
     }
 
+    /// Bytes that a node has downloaded.
+    pub fn downloaded_by(&self, node: &str) -> u64 {
+        self.downloaded_by_node.get(node).copied().unwrap_or(0)
+    }
+
+    /// Requests that change something: all but GET, by method and path pattern.
+    pub fn writes(&self) -> BTreeMap<String, u64> {
+        let all = self.by_path.iter().filter(|(what, _)| !what.starts_with("GET "));
+        all.map(|(what, times)| (what.clone(), *times)).collect()
+    }
+
+    pub(crate) fn downloaded(&mut self, node: &str, bytes: u64) {
+        *self.downloaded_by_node.entry(node.to_owned()).or_default() += bytes;
+    }
+
+    pub(crate) fn download_begins(&mut self, node: &str) {
+        *self.downloads_by_node.entry(node.to_owned()).or_default() += 1;
+        let here = self.downloading.entry(node.to_owned()).or_default();
+        *here += 1;
+        let most = self.most_downloads_by_node.entry(node.to_owned()).or_default();
+        *most = (*most).max(*here);
+        self.most_downloads = self.most_downloads.max(self.downloading.values().sum());
+    }
+
+    pub(crate) fn download_ends(&mut self, node: &str) {
+        if let Some(here) = self.downloading.get_mut(node) {
+            *here = here.saturating_sub(1);
+        }
+    }
+
     pub(crate) fn reset(&mut self) {
         let in_flight = std::mem::take(&mut self.in_flight);
-        *self = Self { in_flight, ..Self::default() };
+        let downloading = std::mem::take(&mut self.downloading);
+        *self = Self { in_flight, downloading, ..Self::default() };
     }
 }

@@ -19,6 +19,14 @@ pub enum FaultKind {
     DropBeforeAnswer,
     /// Status line, headers and half of the body come, then the connection ends.
     DropHalfBody,
+    /// 596 "Connection timed out" comes after `ms`; the request is carried out all the same,
+    /// `after_ms` later, as by a daemon that was blocked.
+    Late {
+        /// When the 596 comes.
+        ms: u64,
+        /// How much later the work begins.
+        after_ms: u64,
+    },
     /// The request is not carried out; this status and reason phrase come without a body.
     Status {
         /// For example 595, 596, 500.

@@ -35,6 +35,7 @@ mod http;
 mod json;
 mod shared;
 mod sim;
+mod work;
 mod world;
 
 pub use config::{Config, Secret};
@@ -42,7 +43,8 @@ pub use control::{COMMANDS, Command};
 pub use counters::Counters;
 pub use fault::{FaultKind, FaultRule};
 pub use sim::{Sim, StartError};
+pub use world::plan::Outcome;
 pub use world::{
-    AUDIT, Address, Agent, Guest, Health, Interface, Kind, Node, PRIVILEGES, Status, Storage, Task,
-    Token, World,
+    AUDIT, Address, Agent, File, Guest, Health, Interface, Kind, Node, PRIVILEGES, Status, Storage,
+    Task, Token, Volume, World,
 };

@@ -1,5 +1,6 @@
 //! What a cluster's ports and its owner share, and the runtime that they run on.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -12,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::fault::Faults;
+use crate::work::link::Link;
 use crate::world::World;
 
 /// One simulated cluster. No two of its locks are ever held at once.
@@ -22,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) world: Mutex<World>,
     pub(crate) faults: Mutex<Faults>,
     pub(crate) counters: Mutex<Counters>,
+    /// What the downloads of a node share, by node.
+    pub(crate) links: Mutex<BTreeMap<String, Arc<Link>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }

@@ -2,6 +2,8 @@
 
 mod guests;
 mod nodes;
+mod stored;
+mod tasks;
 mod tokens;
 mod weak;
 
@@ -83,7 +85,14 @@ impl Sim {
             pools: Vec::new(),
             tokens: BTreeMap::new(),
             tasks: Vec::new(),
+            files: Vec::new(),
+            volumes: Vec::new(),
             next_id: (100, 1_000_000),
+            running: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            plans: Vec::new(),
+            ballast: BTreeMap::new(),
+            writable_at: BTreeMap::new(),
             authority: Authority::new(&unit).map_err(StartError::Certificate)?,
             serial: 0,
             tick: 0,
@@ -93,7 +102,9 @@ impl Sim {
                 .local_addr()
                 .map_err(|source| StartError::Listen { address: config.listen, source })?;
             let id = if config.standalone { 0 } else { next_node_id(&world) };
-            let node = new_node(&mut world, name, id, address).map_err(StartError::Certificate)?;
+            let mut node =
+                new_node(&mut world, name, id, address).map_err(StartError::Certificate)?;
+            node.version.clone_from(&config.pve_version);
             world.nodes.insert(name.clone(), node);
         }
         let secret = match &config.token {
@@ -112,6 +123,7 @@ impl Sim {
             world: Mutex::new(world),
             faults: Mutex::new(Faults::default()),
             counters: Mutex::new(Counters::default()),
+            links: Mutex::new(BTreeMap::new()),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });

@@ -12,11 +12,20 @@ pub(crate) struct Refusal {
     status: u16,
     message: String,
     errors: BTreeMap<String, String>,
+    delay: Duration,
 }
 
 impl Refusal {
     pub(crate) fn new(status: u16, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), errors: BTreeMap::new() }
+        Self { status, message: message.into(), errors: BTreeMap::new(), delay: Duration::ZERO }
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// 500 with PVE's words.
@@ -26,6 +35,11 @@ impl Refusal {
 
     pub(crate) fn forbidden(path: &str, privileges: &str) -> Self {
         Self::new(403, format!("Permission check failed ({path}, {privileges})"))
+    }
+
+    /// The same, after PVE has waited for something.
+    pub(crate) fn after(self, delay: Duration) -> Self {
+        Self { delay, ..self }
     }
 
     /// 400 with a sentence for each wrong parameter.
@@ -126,7 +140,8 @@ impl Answer {
             errors: &refusal.errors,
         };
         let text = serde_json::to_vec(&body).expect("strings serialise");
-        Self { body: Some(text), ..Self::bare(refusal.status, refusal.message) }
+        let delay = refusal.delay;
+        Self { body: Some(text), delay, ..Self::bare(refusal.status, refusal.message) }
     }
 
     /// An answer without body, as 401, 595, 596 and unknown HTTP methods have.

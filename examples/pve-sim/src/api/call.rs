@@ -10,7 +10,8 @@ use rand::seq::SliceRandom;
 
 use crate::config::Config;
 use crate::json::Rows;
-use crate::world::{Token, World};
+use crate::work::{Job, Work};
+use crate::world::{Storage, Token, World};
 
 use super::answer::{Body, Refusal};
 
@@ -26,10 +27,85 @@ pub(crate) struct Call<'a> {
     pub(crate) token: Arc<Token>,
     /// Values of the `{…}` parts of the path.
     pub(crate) path: BTreeMap<&'static str, String>,
+    /// Parameters, from the query and from the body.
     pub(crate) query: BTreeMap<String, String>,
+    /// Seconds since 1970.
+    pub(crate) unix: u64,
+    /// Tasks that this request has begun; they run when it is answered.
+    pub(crate) jobs: Vec<Job>,
+    /// What is still to be asked elsewhere before this request can be answered.
+    pub(crate) later: Option<Later>,
+}
+
+/// Work of a request that waits for others.
+#[derive(Debug)]
+pub(crate) enum Later {
+    /// What a URL says of itself.
+    Metadata { url: url::Url, verify: bool },
 }
 
 impl Call<'_> {
+    /// Begins a task on the node in the path; the answer is its UPID.
+    pub(crate) fn begin(&mut self, kind: &str, id: &str, vmid: Option<u32>, work: Work) -> Body {
+        let node = self.node().to_owned();
+        self.begin_on(&node, kind, id, vmid, work)
+    }
+
+    /// Begins a task on a node.
+    pub(crate) fn begin_on(
+        &mut self,
+        node: &str,
+        kind: &str,
+        id: &str,
+        vmid: Option<u32>,
+        work: Work,
+    ) -> Body {
+        let user = self.token.id.clone();
+        let task = self.world.begin_task(node, kind, id, &user, self.unix, vmid);
+        let upid = task.upid();
+        self.jobs.push(Job { task, vmid, work });
+        Body::of(&upid)
+    }
+
+    /// Whether the caller has a privilege on a guest that is, or will be, in a pool.
+    pub(crate) fn may_in(&self, vmid: u32, pool: Option<&str>, privilege: &str) -> bool {
+        self.may(&format!("/vms/{vmid}"), privilege)
+            || pool.is_some_and(|pool| self.may(&format!("/pool/{pool}"), privilege))
+    }
+
+    /// Refuses unless the caller has the privilege.
+    pub(crate) fn need(&self, path: &str, privilege: &str) -> Result<(), Refusal> {
+        if self.may(path, privilege) { Ok(()) } else { Err(Refusal::forbidden(path, privilege)) }
+    }
+
+    /// A storage that the node in the path has, as PVE looks it up.
+    pub(crate) fn storage_here(&self, name: &str) -> Result<&Storage, Refusal> {
+        let Some(storage) = self.world.storage(name) else {
+            return Err(Refusal::error(format!("storage '{name}' does not exist")));
+        };
+        if !storage.enabled {
+            return Err(Refusal::error(format!("storage '{name}' is disabled")));
+        }
+        let node = self.node();
+        if !storage.is_on(node) {
+            let text = format!("storage '{name}' is not available on node '{node}'");
+            return Err(Refusal::error(text));
+        }
+        Ok(storage)
+    }
+
+    /// A parameter that PVE reads as true.
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
+        self.param(name).map(|text| matches!(text, "1" | "on" | "yes" | "true"))
+    }
+
+    /// PVE's version of the node in the path, as `(8, 4)`.
+    pub(crate) fn release(&self) -> (u32, u32) {
+        let version = self.world.node(self.node()).map_or("", |node| node.version.as_str());
+        let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    }
+
     /// Whether the caller has a privilege on a path.
     pub(crate) fn may(&self, path: &str, privilege: &str) -> bool {
         self.token.on(path).contains(privilege)

@@ -140,6 +140,17 @@ pub(super) fn lxc_config(call: &mut Call<'_>) -> Result<Body, Refusal> {
 
 /// The configuration file as JSON; the digest changes when anything in it does.
 fn config(guest: &Guest) -> Body {
+    let (mut shown, digest) = digested(guest);
+    shown.insert("digest", Value::String(digest));
+    Body::of(&shown)
+}
+
+/// The digest of a guest's configuration file.
+pub(super) fn digest(guest: &Guest) -> String {
+    digested(guest).1
+}
+
+fn digested(guest: &Guest) -> (BTreeMap<&str, Value>, String) {
     let mut shown: BTreeMap<&str, Value> =
         guest.config.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
     // PVE shows "VM 100" for a configuration without a name.
@@ -157,8 +168,8 @@ fn config(guest: &Guest) -> Body {
         shown.insert("lock", Value::String(lock.clone()));
     }
     let text = serde_json::to_vec(&shown).expect("maps with string keys serialise");
-    shown.insert("digest", Value::String(sha256(&text)[..40].to_owned()));
-    Body::of(&shown)
+    let digest = sha256(&text)[..40].to_owned();
+    (shown, digest)
 }
 
 /// Addresses as the agent inside tells them.
@@ -244,7 +255,7 @@ pub(super) fn lxc_interfaces(call: &mut Call<'_>) -> Result<Body, Refusal> {
 }
 
 /// The guest in the path, on the node in the path.
-fn find<'a>(call: &'a Call<'_>, kind: Kind) -> Result<&'a Guest, Refusal> {
+pub(super) fn find<'a>(call: &'a Call<'_>, kind: Kind) -> Result<&'a Guest, Refusal> {
     let vmid = call.vmid()?;
     let node = call.node();
     let found = call.world.guests.get(&vmid);

@@ -13,13 +13,22 @@
 mod access;
 pub(crate) mod answer;
 pub(crate) mod call;
+mod change;
+mod clone;
 mod cluster;
+mod content;
+mod create;
+mod destroy;
+pub(crate) mod download;
 mod guests;
 mod nodes;
+mod power;
 mod resources;
 pub(crate) mod routes;
 mod storages;
 mod tasks;
+mod template;
+pub(crate) mod upload;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +37,7 @@ use call::Call;
 use routes::{Daemon, Needs, Route};
 
 use crate::world::Health;
+use crate::world::file::Digest;
 
 /// Answers a request whose token was good.
 pub(crate) fn handle(call: &mut Call<'_>, route: &Route) -> Answer {
@@ -51,7 +61,27 @@ pub(crate) fn handle(call: &mut Call<'_>, route: &Route) -> Answer {
     }
 }
 
-fn permitted(call: &Call<'_>, route: &Route) -> Result<(), Refusal> {
+/// Answers an upload whose privileges were looked at before its body came.
+///
+/// It is not passed on to the node in the path: the node that was asked takes it.
+pub(crate) fn handle_upload(call: &mut Call<'_>, route: &Route, digest: Option<Digest>) -> Answer {
+    if let Err(refusal) = permitted(call, route) {
+        return Answer::refused(refusal);
+    }
+    if let Err(answer) = reach(call, route) {
+        return answer;
+    }
+    let begun = verify(call, route).and_then(|()| match digest {
+        Some(digest) => upload::with_file(call, digest),
+        None => (route.handler)(call),
+    });
+    match begun {
+        Ok(body) => Answer::ok(&body, Connection::Close),
+        Err(refusal) => Answer::refused(refusal),
+    }
+}
+
+pub(crate) fn permitted(call: &Call<'_>, route: &Route) -> Result<(), Refusal> {
     let (path, wanted, any) = match route.needs {
         Needs::Nothing => return Ok(()),
         Needs::All(path, wanted) => (path, wanted, false),
@@ -113,7 +143,7 @@ fn unknown_node(name: &str) -> Refusal {
 fn verify(call: &Call<'_>, route: &Route) -> Result<(), Refusal> {
     let mut errors = BTreeMap::new();
     for (name, value) in &call.query {
-        match route.params.iter().find(|(known, _)| known == name) {
+        match route.params.iter().find(|(known, _)| names(known, name)) {
             None => {
                 let text = "property is not defined in schema and the schema does not allow \
                             additional properties";
@@ -126,5 +156,19 @@ fn verify(call: &Call<'_>, route: &Route) -> Result<(), Refusal> {
             }
         }
     }
+    for name in route.required {
+        if !call.query.contains_key(*name) {
+            let text = "property is missing and it is not optional";
+            errors.insert((*name).to_owned(), text.to_owned());
+        }
+    }
     if errors.is_empty() { Ok(()) } else { Err(Refusal::parameters(errors)) }
+}
+
+/// Whether a known parameter is the one given; `scsi#` is `scsi0`, `scsi1`, …
+fn names(known: &str, given: &str) -> bool {
+    match known.strip_suffix('#') {
+        None => known == given,
+        Some(stem) => given.strip_prefix(stem).is_some_and(|n| n.parse::<u32>().is_ok()),
+    }
 }

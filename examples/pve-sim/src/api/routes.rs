@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::answer::{Body, Refusal};
 use super::call::Call;
-use super::{access, cluster, guests, nodes, resources, storages, tasks};
+use super::{
+    access, change, clone, cluster, content, create, destroy, download, guests, nodes, power,
+    resources, storages, tasks, template, upload,
+};
 
 /// Which daemon answers: pveproxy itself, or pvedaemon behind it (`protected` in PVE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub(crate) enum Form {
     Text,
     Integer,
     Boolean,
+    /// A VMID.
+    Number,
     OneOf(&'static [&'static str]),
 }
 
@@ -37,6 +42,13 @@ impl Form {
             Self::Text => Ok(()),
             Self::Integer if value.parse::<i64>().is_ok() => Ok(()),
             Self::Integer => Err(format!("type check ('integer') failed - got '{value}'")),
+            Self::Number => match value.parse::<i64>() {
+                Ok(100..=999_999_999) => Ok(()),
+                Ok(_) => {
+                    Err("invalid format - value does not look like a valid VM ID\n".to_owned())
+                }
+                Err(_) => Err(format!("type check ('integer') failed - got '{value}'")),
+            },
             Self::Boolean => match value {
                 "0" | "1" | "on" | "off" | "yes" | "no" | "true" | "false" => Ok(()),
                 _ => Err(format!("type check ('boolean') failed - got '{value}'")),
@@ -57,7 +69,10 @@ pub(crate) struct Route {
     pub(crate) pattern: &'static str,
     pub(crate) daemon: Daemon,
     pub(crate) needs: Needs,
+    /// Known parameters; `scsi#` stands for `scsi0`, `scsi1`, …
     pub(crate) params: &'static [(&'static str, Form)],
+    /// Those that may not be left out.
+    pub(crate) required: &'static [&'static str],
     pub(crate) handler: fn(&mut Call<'_>) -> Result<Body, Refusal>,
 }
 
@@ -84,11 +99,23 @@ const fn get(
     params: &'static [(&'static str, Form)],
     handler: fn(&mut Call<'_>) -> Result<Body, Refusal>,
 ) -> Route {
-    Route { method: "GET", pattern, daemon, needs, params, handler }
+    Route { method: "GET", pattern, daemon, needs, params, required: &[], handler }
+}
+
+/// A route that changes something; pvedaemon answers.
+const fn act(
+    method: &'static str,
+    pattern: &'static str,
+    needs: Needs,
+    params: &'static [(&'static str, Form)],
+    required: &'static [&'static str],
+    handler: fn(&mut Call<'_>) -> Result<Body, Refusal>,
+) -> Route {
+    Route { method, pattern, daemon: Root, needs, params, required, handler }
 }
 
 use Daemon::{Proxy, Root};
-use Form::{Boolean, Integer, OneOf, Text};
+use Form::{Boolean, Integer, Number, OneOf, Text};
 use Needs::{All, Any, Nothing};
 
 const VM_AUDIT: Needs = All("/vms/{vmid}", &["VM.Audit"]);
@@ -98,6 +125,23 @@ const RESOURCE_TYPES: &[&str] = &["vm", "storage", "node", "sdn"];
 
 const AGENT_AUDIT: Needs =
     Any("/vms/{vmid}", &["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"]);
+const VM_CONFIGURE: Needs = Any(
+    "/vms/{vmid}",
+    &[
+        "VM.Config.Disk",
+        "VM.Config.CDROM",
+        "VM.Config.CPU",
+        "VM.Config.Memory",
+        "VM.Config.Network",
+        "VM.Config.HWType",
+        "VM.Config.Options",
+        "VM.Config.Cloudinit",
+    ],
+);
+const VM_ALLOCATE: Needs = All("/vms/{vmid}", &["VM.Allocate"]);
+const VM_POWER: Needs = All("/vms/{vmid}", &["VM.PowerMgmt"]);
+const PUT_FILES: Needs = All("/storage/{storage}", &["Datastore.AllocateTemplate"]);
+const SUMS: Form = OneOf(&["md5", "sha1", "sha224", "sha256", "sha384", "sha512"]);
 const SOURCES: &[&str] = &["archive", "active", "all"];
 
 static ROUTES: &[Route] = &[
@@ -189,6 +233,129 @@ static ROUTES: &[Route] = &[
         &[("start", Integer), ("limit", Integer)],
         tasks::log,
     ),
+    act("DELETE", "/nodes/{node}/tasks/{upid}", Nothing, &[], &[], tasks::stop),
+    get(
+        "/nodes/{node}/query-url-metadata",
+        Proxy,
+        Nothing,
+        &[("url", Text), ("verify-certificates", Boolean)],
+        download::metadata,
+    ),
+    act(
+        "POST",
+        "/nodes/{node}/storage/{storage}/download-url",
+        PUT_FILES,
+        &[
+            ("url", Text),
+            ("content", Text),
+            ("filename", Text),
+            ("checksum", Text),
+            ("checksum-algorithm", SUMS),
+            ("compression", Text),
+            ("verify-certificates", Boolean),
+        ],
+        &["url", "content", "filename"],
+        download::start,
+    ),
+    act(
+        "POST",
+        "/nodes/{node}/storage/{storage}/upload",
+        PUT_FILES,
+        &[
+            ("content", Text),
+            ("filename", Text),
+            ("checksum", Text),
+            ("checksum-algorithm", SUMS),
+            ("tmpfilename", Text),
+        ],
+        &["content", "filename"],
+        upload::without_file,
+    ),
+    get(
+        "/nodes/{node}/storage/{storage}/content",
+        Root,
+        STORAGE_SEEN,
+        &[("content", Text), ("vmid", Number)],
+        content::list,
+    ),
+    get("/nodes/{node}/storage/{storage}/content/{volume}", Root, Nothing, &[], content::one),
+    act(
+        "DELETE",
+        "/nodes/{node}/storage/{storage}/content/{volume}",
+        Nothing,
+        &[("delay", Integer)],
+        &[],
+        content::remove,
+    ),
+    act("POST", "/nodes/{node}/qemu", Nothing, change::CREATE, &["vmid"], create::create),
+    act(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/config",
+        VM_CONFIGURE,
+        change::CHANGE,
+        &[],
+        change::post,
+    ),
+    act("PUT", "/nodes/{node}/qemu/{vmid}/config", VM_CONFIGURE, change::CHANGE, &[], change::put),
+    act(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/template",
+        VM_ALLOCATE,
+        &[("disk", Text)],
+        &[],
+        template::template,
+    ),
+    act(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/clone",
+        All("/vms/{vmid}", &["VM.Clone"]),
+        &[
+            ("newid", Number),
+            ("name", Text),
+            ("description", Text),
+            ("pool", Text),
+            ("full", Boolean),
+            ("storage", Text),
+            ("format", OneOf(&["raw", "qcow2", "vmdk"])),
+            ("target", Text),
+            ("bwlimit", Integer),
+            ("snapname", Text),
+        ],
+        &["newid"],
+        clone::clone,
+    ),
+    act(
+        "DELETE",
+        "/nodes/{node}/qemu/{vmid}",
+        VM_ALLOCATE,
+        &[("purge", Boolean), ("destroy-unreferenced-disks", Boolean), ("skiplock", Boolean)],
+        &[],
+        destroy::destroy,
+    ),
+    act(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/status/start",
+        VM_POWER,
+        &[("timeout", Integer)],
+        &[],
+        power::start,
+    ),
+    act(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/status/stop",
+        VM_POWER,
+        &[("timeout", Integer)],
+        &[],
+        power::stop,
+    ),
+    act(
+        "POST",
+        "/nodes/{node}/qemu/{vmid}/status/shutdown",
+        VM_POWER,
+        &[("timeout", Integer), ("forceStop", Boolean)],
+        &[],
+        power::shutdown,
+    ),
     get("/storage", Proxy, Nothing, &[("type", Text)], storages::configuration),
     get(
         "/storage/{storage}",
@@ -215,6 +382,12 @@ fn matches(pattern: &'static str, path: &str) -> Option<BTreeMap<&'static str, S
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     for want in pattern.split('/').filter(|part| !part.is_empty()) {
         let part = parts.next()?;
+        if want == "{volume}" {
+            // The slash in a volume's name may come as it is.
+            let whole: Vec<&str> = std::iter::once(part).chain(parts.by_ref()).collect();
+            values.insert("volume", decoded(&whole.join("/"))?);
+            continue;
+        }
         match want.strip_prefix('{').and_then(|want| want.strip_suffix('}')) {
             Some(name) => {
                 values.insert(name, decoded(part)?);

@@ -52,11 +52,12 @@ pub(super) fn of_node(call: &mut Call<'_>) -> Result<Body, Refusal> {
         }
         let content = call.joined(&storage.content);
         let mut row = rows.row();
-        state(storage, &content, tick, &mut row);
+        let used = used(call, storage, &node, tick);
+        state(storage, &content, used, &mut row);
         row.str("storage", &storage.name);
         if storage.enabled {
             #[expect(clippy::cast_precision_loss, reason = "a fraction for people")]
-            let fraction = storage_used(storage, tick) as f64 / storage.total as f64;
+            let fraction = used as f64 / storage.total as f64;
             row.float("used_fraction", fraction);
         }
     }
@@ -72,7 +73,15 @@ pub(super) fn status(call: &mut Call<'_>) -> Result<Body, Refusal> {
         .filter(|storage| storage.is_on(&node))
         .ok_or_else(|| Refusal::parameter("storage", "No such storage."))?;
     let content = call.joined(&storage.content);
-    Ok(Body::raw(object(|row| state(&storage, &content, tick, row))))
+    let used = used(call, &storage, &node, tick);
+    Ok(Body::raw(object(|row| state(&storage, &content, used, row))))
+}
+
+/// Bytes in use as a node sees them; where a test has set the free space they do not drift.
+fn used(call: &Call<'_>, storage: &Storage, node: &str, tick: u64) -> u64 {
+    let other = call.world.ballast_of(&storage.name, node);
+    let other = other.unwrap_or_else(|| storage_used(storage, tick));
+    (other + call.world.stored(&storage.name, node)).min(storage.total)
 }
 
 fn is_seen(call: &Call<'_>, storage: &Storage) -> bool {
@@ -97,9 +106,8 @@ fn section(storage: &Storage, content: &str, row: &mut Object<'_>) {
     row.str("digest", "110ccf940c8cb48255ef45ff19d3563344c9df69");
 }
 
-fn state(storage: &Storage, content: &str, tick: u64, row: &mut Object<'_>) {
-    let (total, used) =
-        if storage.enabled { (storage.total, storage_used(storage, tick)) } else { (0, 0) };
+fn state(storage: &Storage, content: &str, used: u64, row: &mut Object<'_>) {
+    let (total, used) = if storage.enabled { (storage.total, used) } else { (0, 0) };
     row.str("type", &storage.plugin)
         .str("content", content)
         .flag("shared", storage.shared)

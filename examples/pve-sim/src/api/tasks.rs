@@ -168,6 +168,18 @@ pub(super) fn log(call: &mut Call<'_>) -> Result<Body, Refusal> {
     Ok(Body { data: rows.into_list(0..count), total: Some(lines.len()) })
 }
 
+/// `DELETE /nodes/{node}/tasks/{upid}`: SIGTERM; a task that has ended is left as it is.
+pub(super) fn stop(call: &mut Call<'_>) -> Result<Body, Refusal> {
+    let named = parsed(call)?;
+    if named.user != call.token.id {
+        call.need(&format!("/nodes/{}", call.node()), "Sys.Modify")?;
+    }
+    if let Some(running) = call.world.running.get(&named.upid()) {
+        running.stop.cancel();
+    }
+    Ok(Body::raw(b"null".to_vec()))
+}
+
 fn parsed(call: &Call<'_>) -> Result<Task, Refusal> {
     Task::from_upid(call.part("upid"))
         .ok_or_else(|| Refusal::parameter("upid", "unable to parse worker upid"))

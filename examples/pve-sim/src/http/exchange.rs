@@ -4,26 +4,35 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, Version};
+use serde_json::Value;
 
 use crate::api;
 use crate::api::answer::{Answer, Connection, Refusal};
-use crate::api::call::Call;
+use crate::api::call::{Call, Later};
+use crate::api::download::ask_metadata;
 use crate::api::routes::{self, Route};
 use crate::fault::FaultKind;
 use crate::shared::Shared;
-use crate::world::Token;
+use crate::work;
+use crate::world::file::Digest;
+use crate::world::{Token, World};
 
+use super::form::Form;
 use super::payload::Payload;
 
 /// Bodies from this size on are compressed when asked for (pve-http-server: AnyEvent.pm:347).
 const WORTH_COMPRESSING: usize = 1024;
+/// Bodies but uploads may be so long (pve-http-server: AnyEvent.pm:54).
+const LONGEST_BODY: usize = 512 << 10;
 
 /// The connection ends without an answer.
 #[derive(Debug)]
@@ -64,7 +73,7 @@ impl Exchange {
 
     pub(super) async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<Payload>, Dropped> {
         let method = request.method().as_str().to_owned();
         let path = request.uri().path();
@@ -84,10 +93,33 @@ impl Exchange {
         let mut in_flight = InFlight { exchange: &self, status: None };
 
         let fault = self.shared.faults.lock().take(&method, &path, &self.node);
+        let ask = Ask { method, path, found };
         let mut answer = match &fault {
             Some(FaultKind::StallForever) => std::future::pending().await,
             Some(FaultKind::Status { code, reason }) => Answer::bare(*code, reason.clone()),
-            _ => self.decide(&request, &method, &path, found),
+            Some(FaultKind::Late { ms, after_ms }) => {
+                let params = read_body(&mut request).await;
+                let asked = Head::of(&request);
+                let (exchange, delay) = (Arc::clone(&self), Duration::from_millis(ms + after_ms));
+                // The daemon carries it out whether or not anybody still waits.
+                self.shared.tasks.spawn_on(
+                    async move {
+                        tokio::time::sleep(delay).await;
+                        exchange.decide(&asked, ask, params);
+                    },
+                    crate::shared::runtime(),
+                );
+                Answer::timed_out(Duration::from_millis(*ms))
+            }
+            _ if is_upload(&request, &ask) => self.upload(&mut request, ask).await?,
+            _ => {
+                let params = read_body(&mut request).await;
+                let (mut answer, later) = self.decide(&Head::of(&request), ask, params);
+                if let Some(later) = later {
+                    answer = self.wait_for(later, answer.connection).await;
+                }
+                answer
+            }
         };
         if let Some(fault) = &fault {
             if answer.status == 200 {
@@ -106,43 +138,152 @@ impl Exchange {
         Ok(self.response(answer, &request, half))
     }
 
-    /// Everything between the request's head and the answer; waits for nothing.
-    fn decide(
-        &self,
-        request: &Request<Incoming>,
-        method: &str,
-        path: &str,
-        found: Option<(&'static Route, BTreeMap<&'static str, String>)>,
-    ) -> Answer {
-        if !matches!(method, "GET" | "POST" | "PUT" | "DELETE") {
-            return Answer::bare(501, format!("method '{method}' not available"));
+    /// Everything between the request and the answer; waits for nothing.
+    fn decide(&self, head: &Head, ask: Ask, params: Params) -> (Answer, Option<Later>) {
+        let Ask { method, path, found } = ask;
+        let answer = |answer: Answer| (answer, None);
+        if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
+            return answer(Answer::bare(501, format!("method '{method}' not available")));
         }
-        if !request.uri().path().starts_with("/api2/json") {
-            return Answer::bare(501, format!("no such file '{path}'"));
+        if !head.path.starts_with("/api2/json") {
+            return answer(Answer::bare(501, format!("no such file '{path}'")));
         }
         let mut world = self.shared.world.lock();
-        let token = match authenticated(request.headers(), &world.tokens) {
+        let token = match authenticated(&head.headers, &world.tokens) {
             Ok(token) => token,
             Err(reason) => {
-                return Answer::bare(401, reason).after(self.shared.config.auth_delay);
+                return answer(Answer::bare(401, reason).after(self.shared.config.auth_delay));
             }
         };
         let Some((route, path_values)) = found else {
             let text = format!("Method '{method} {path}' not implemented");
-            return Answer::refused(Refusal::new(501, text));
+            return answer(Answer::refused(Refusal::new(501, text)));
         };
-        let query = request.uri().query().unwrap_or_default();
-        let query = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let mut call = Call {
-            world: &mut world,
+        let mut query: BTreeMap<String, String> =
+            url::form_urlencoded::parse(head.query.as_bytes()).into_owned().collect();
+        match params {
+            Ok(params) => query.extend(params),
+            Err(text) => return answer(Answer::refused(Refusal::new(400, text))),
+        }
+        let mut call = self.call(&mut world, token, path_values, query);
+        let given = api::handle(&mut call, route);
+        let (jobs, later) = (std::mem::take(&mut call.jobs), call.later.take());
+        drop(world);
+        for job in jobs {
+            work::start(&self.shared, job);
+        }
+        (given, later)
+    }
+
+    /// Asks elsewhere for what an answer needs.
+    async fn wait_for(&self, later: Later, connection: Connection) -> Answer {
+        match later {
+            Later::Metadata { url, verify } => {
+                match ask_metadata(&url, verify, &self.shared.config.trusted).await {
+                    Ok(body) => Answer::ok(&body, connection),
+                    Err(refusal) => Answer::refused(refusal),
+                }
+            }
+        }
+    }
+
+    /// An upload: privileges first, then the body, bit by bit.
+    async fn upload(&self, request: &mut Request<Incoming>, ask: Ask) -> Result<Answer, Dropped> {
+        if request.headers().contains_key(header::TRANSFER_ENCODING) {
+            return Ok(Answer::bare(501, "chunked transfer encoding not supported"));
+        }
+        let head = Head::of(request);
+        if let Some(refused) = self.forbids(&head, &ask) {
+            return Ok(refused);
+        }
+        if !head.headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(Dropped);
+        }
+        let boundary = boundary(&head.headers).ok_or(Dropped)?;
+        let mut form = Form::new(&boundary);
+        while !form.is_whole() {
+            let next = tokio::time::timeout(
+                self.shared.config.upload_patience,
+                request.body_mut().frame(),
+            );
+            match next.await {
+                Ok(Some(Ok(frame))) => {
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    if let Err(text) = form.take(&bytes) {
+                        return Ok(Answer::refused(Refusal::new(501, text)));
+                    }
+                }
+                Ok(None) => break,
+                // Silence, or the client is gone: PVE says nothing and cleans up.
+                Ok(Some(Err(_))) | Err(_) => return Err(Dropped),
+            }
+        }
+        let (fields, digest) = form.finish();
+        Ok(self.uploaded(&head, ask, fields, digest))
+    }
+
+    /// Whether an upload is refused before its body is read.
+    fn forbids(&self, head: &Head, ask: &Ask) -> Option<Answer> {
+        let mut world = self.shared.world.lock();
+        let token = match authenticated(&head.headers, &world.tokens) {
+            Ok(token) => token,
+            Err(reason) => {
+                return Some(Answer::bare(401, reason).after(self.shared.config.auth_delay));
+            }
+        };
+        let (route, path) = ask.found.as_ref()?;
+        let mut call = self.call(&mut world, token, path.clone(), BTreeMap::new());
+        let refusal = api::permitted(&call, route).err()?;
+        let delay = self.shared.config.auth_delay;
+        call.later = None;
+        Some(Answer::bare(refusal.status(), refusal.message().to_owned()).after(delay))
+    }
+
+    fn uploaded(
+        &self,
+        head: &Head,
+        ask: Ask,
+        fields: BTreeMap<String, String>,
+        digest: Option<Digest>,
+    ) -> Answer {
+        let Some((route, path)) = ask.found else { return Answer::bare(501, "no such file") };
+        let mut world = self.shared.world.lock();
+        let token = match authenticated(&head.headers, &world.tokens) {
+            Ok(token) => token,
+            Err(reason) => return Answer::bare(401, reason),
+        };
+        let mut query: BTreeMap<String, String> =
+            url::form_urlencoded::parse(head.query.as_bytes()).into_owned().collect();
+        query.extend(fields);
+        let mut call = self.call(&mut world, token, path, query);
+        let answer = api::handle_upload(&mut call, route, digest);
+        let jobs = std::mem::take(&mut call.jobs);
+        drop(world);
+        for job in jobs {
+            work::start(&self.shared, job);
+        }
+        answer
+    }
+
+    fn call<'a>(
+        &'a self,
+        world: &'a mut World,
+        token: Arc<Token>,
+        path: BTreeMap<&'static str, String>,
+        query: BTreeMap<String, String>,
+    ) -> Call<'a> {
+        Call {
+            world,
             config: &self.shared.config,
             now: self.shared.clock.now(),
+            unix: self.shared.clock.unix(),
             entry: &self.node,
             token,
-            path: path_values,
+            path,
             query,
-        };
-        api::handle(&mut call, route)
+            jobs: Vec::new(),
+            later: None,
+        }
     }
 
     fn response(
@@ -187,6 +328,75 @@ impl Exchange {
         };
         response
     }
+}
+
+/// What is asked, apart from who asks.
+#[derive(Debug)]
+struct Ask {
+    method: String,
+    /// Without `/api2/json`.
+    path: String,
+    found: Option<(&'static Route, BTreeMap<&'static str, String>)>,
+}
+
+/// What of a request is looked at after its body was read.
+#[derive(Debug)]
+struct Head {
+    path: String,
+    query: String,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn of(request: &Request<Incoming>) -> Self {
+        Self {
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            headers: request.headers().clone(),
+        }
+    }
+}
+
+/// Parameters of a body, or what is wrong with it.
+type Params = Result<BTreeMap<String, String>, String>;
+
+/// Reads a form, or JSON, to its end.
+async fn read_body(request: &mut Request<Incoming>) -> Params {
+    if matches!(request.method().as_str(), "GET" | "DELETE") {
+        return Ok(BTreeMap::new());
+    }
+    let body = Limited::new(request.body_mut(), LONGEST_BODY).collect().await;
+    let body = body.map_err(|error| format!("for data too large or broken: {error}"))?.to_bytes();
+    if body.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
+        return Ok(url::form_urlencoded::parse(&body).into_owned().collect());
+    }
+    let parsed: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+    let Value::Object(parsed) = parsed else { return Err("no JSON object".to_owned()) };
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        Value::Bool(on) => u8::from(on).to_string(),
+        other => other.to_string(),
+    };
+    Ok(parsed.into_iter().map(|(key, value)| (key, text(value))).collect())
+}
+
+fn is_upload(request: &Request<Incoming>, ask: &Ask) -> bool {
+    let route = ask.found.as_ref().map(|(route, _)| (route.method, route.pattern));
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    route == Some(("POST", "/nodes/{node}/storage/{storage}/upload"))
+        && (kind.is_some_and(|kind| kind.starts_with("multipart/form-data"))
+            || request.headers().contains_key(header::TRANSFER_ENCODING))
+}
+
+fn boundary(headers: &HeaderMap) -> Option<String> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let (_, boundary) = kind.split_once("boundary=")?;
+    let boundary = boundary.split(';').next()?.trim().trim_matches('"');
+    (!boundary.is_empty()).then(|| boundary.to_owned())
 }
 
 fn asks_to_close(request: &Request<Incoming>) -> bool {

@@ -21,9 +21,9 @@ impl Sim {
         });
     }
 
-    /// Destroys a guest.
+    /// Destroys a guest with its disks, as an administrator does by hand.
     pub fn remove_guest(&self, vmid: u32) {
-        self.edit(|world| world.guests.remove(&vmid)).unwrap_or_else(|| no_guest(vmid));
+        self.edit(|world| world.drop_guest(vmid)).unwrap_or_else(|| no_guest(vmid));
     }
 
     /// Changes one guest.
@@ -42,6 +42,9 @@ impl Sim {
             node_in(world, node);
             let guest = world.guests.get_mut(&vmid).unwrap_or_else(|| no_guest(vmid));
             node.clone_into(&mut guest.node);
+            for volume in world.volumes.iter_mut().filter(|volume| volume.vmid == vmid) {
+                volume.node = volume.node.as_ref().map(|_| node.to_owned());
+            }
         });
     }
 

@@ -36,6 +36,7 @@ impl Sim {
             let id = next_node_id(world);
             let mut node = new_node(world, name, id, address)?;
             node.booted_at = now;
+            node.version.clone_from(&config.pve_version);
             world.config_version += 1;
             world.nodes.insert(name.to_owned(), node);
             Ok(())
@@ -48,10 +49,13 @@ impl Sim {
     /// Takes a node out of the cluster (`pvecm delnode`) with its guests; its port closes.
     pub fn remove_node(&self, name: &str) {
         self.ports.lock().close(name);
+        self.kill_tasks_of(name);
         self.edit(|world| {
             world.nodes.remove(name).unwrap_or_else(|| no_node(name));
             world.config_version += 1;
             world.guests.retain(|_, guest| guest.node != name);
+            world.files.retain(|file| file.node.as_deref() != Some(name));
+            world.volumes.retain(|volume| volume.node.as_deref() != Some(name));
         });
     }
 
@@ -81,7 +85,12 @@ impl Sim {
     /// If its port cannot be opened again.
     pub fn set_health(&self, name: &str, health: Health) {
         let now = self.shared.clock.now();
+        if health == Health::Off {
+            self.kill_tasks_of(name);
+        }
+        let rejoin = self.shared.config.rejoin_delay;
         let (listens, address) = self.edit(|world| {
+            let member = world.nodes.get(name).is_some_and(Node::is_member);
             let node = world.nodes.get_mut(name).unwrap_or_else(|| no_node(name));
             if node.health == Health::Off && health != Health::Off {
                 node.booted_at = now;
@@ -89,7 +98,11 @@ impl Sim {
             }
             node.health = health;
             node.away_since = if node.is_member() { None } else { node.away_since.or(Some(now)) };
-            (node.listens(), node.address)
+            let seen = (node.listens(), node.address);
+            if !member && node.is_member() {
+                world.writable_at.insert(name.to_owned(), now + rejoin);
+            }
+            seen
         });
         let mut ports = self.ports.lock();
         if !listens {

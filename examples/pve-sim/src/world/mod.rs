@@ -1,19 +1,28 @@
 //! The truth: what the simulated cluster consists of. Answers are views of it.
 
 mod acl;
+pub(crate) mod drive;
+pub(crate) mod file;
 mod guest;
 mod node;
+pub(crate) mod plan;
 mod seed;
 mod task;
+pub(crate) mod volume;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use acl::{AUDIT, PRIVILEGES, Token};
+pub use file::File;
 pub use guest::{Address, Agent, Guest, Interface, Kind, Status};
+pub(crate) use guest::{is_card, plain};
 pub use node::{Health, Node, Storage};
 pub(crate) use seed::populate;
+pub(crate) use task::Running;
 pub use task::Task;
+pub use volume::Volume;
 
 use crate::certs::Authority;
 
@@ -40,15 +49,52 @@ pub struct World {
     pub tokens: BTreeMap<String, Arc<Token>>,
     /// Tasks, newest last.
     pub tasks: Vec<Task>,
+    /// Files on storages, also those that no list shows.
+    pub files: Vec<File>,
+    /// The disks of guests, and those that no guest has any more.
+    pub volumes: Vec<Volume>,
     /// Range of `/cluster/nextid`, lower end included, upper end not.
     pub next_id: (u32, u32),
+    /// Workers that run, by UPID.
+    pub(crate) running: BTreeMap<String, Running>,
+    /// The tasks that hold a guest's lock file, by VMID.
+    pub(crate) locks: BTreeMap<u32, GuestLock>,
+    /// What shall happen to tasks that begin.
+    pub(crate) plans: Vec<plan::Plan>,
+    /// Bytes that something else has on a storage, by storage and node.
+    pub(crate) ballast: BTreeMap<(String, Option<String>), u64>,
+    /// When a node's `/etc/pve` can be written again (time of the simulator).
+    pub(crate) writable_at: BTreeMap<String, Duration>,
     pub(crate) authority: Authority,
     pub(crate) serial: u64,
     /// Raised by every answer with usage numbers, so that they move.
     pub(crate) tick: u64,
 }
 
+/// Who holds the lock file of a guest: one task, or several that only read.
+#[derive(Debug, Default)]
+pub(crate) struct GuestLock {
+    pub(crate) holders: Vec<String>,
+    pub(crate) shared: bool,
+}
+
 impl World {
+    /// Takes a guest's lock file; whether it could be had.
+    pub(crate) fn lock_guest(&mut self, vmid: u32, upid: &str, shared: bool) -> bool {
+        let lock = self.locks.entry(vmid).or_default();
+        let free = lock.holders.is_empty() || (lock.shared && shared);
+        if free {
+            lock.shared = shared;
+            lock.holders.push(upid.to_owned());
+        }
+        free
+    }
+
+    /// Whether nobody holds a guest's lock file.
+    pub(crate) fn is_lockable(&self, vmid: u32) -> bool {
+        self.locks.get(&vmid).is_none_or(|lock| lock.holders.is_empty())
+    }
+
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.get(name)
@@ -79,7 +125,59 @@ impl World {
         {
             self.pools.push(pool.clone());
         }
+        self.adopt_disks(&guest);
         self.guests.insert(guest.vmid, guest);
+    }
+
+    /// Makes the volumes that a guest's configuration names, where there are none.
+    fn adopt_disks(&mut self, guest: &Guest) {
+        for (key, value) in &guest.config {
+            let drive = value.as_str().filter(|_| drive::is_drive(key)).map(drive::Drive::parse);
+            let Some(drive) = drive else { continue };
+            let (Some(storage), Some(size)) = (drive.storage(), drive.size()) else { continue };
+            if self.storage(storage).is_none() || self.volume(&drive.file, &guest.node).is_some() {
+                continue;
+            }
+            let name = drive.file.rsplit([':', '/']).next().unwrap_or_default().to_owned();
+            self.volumes.push(Volume {
+                storage: storage.to_owned(),
+                node: self.home(storage, &guest.node),
+                vmid: guest.vmid,
+                format: name.rsplit_once('.').map_or("raw", |(_, end)| end).to_owned(),
+                name,
+                size,
+                used: 0,
+                parent: None,
+                parent_vmid: None,
+                ctime: 0,
+                written_until: Duration::ZERO,
+            });
+        }
+    }
+
+    /// Destroys a guest with its disks, as an administrator does by hand.
+    pub(crate) fn drop_guest(&mut self, vmid: u32) -> Option<Guest> {
+        let guest = self.guests.remove(&vmid)?;
+        self.volumes.retain(|volume| volume.vmid != vmid);
+        Some(guest)
+    }
+
+    /// Whether a node may write below `/etc/pve`; the text is what a task dies with.
+    pub(crate) fn writable(
+        &self,
+        node: &str,
+        vmid: u32,
+        pid: u32,
+        now: Duration,
+    ) -> Result<(), String> {
+        let since = self.writable_at.get(node).copied().unwrap_or_default();
+        if self.is_quorate(node) && now >= since {
+            return Ok(());
+        }
+        Err(format!(
+            "unable to open file '/etc/pve/nodes/{node}/qemu-server/{vmid}.conf.tmp.{pid}' - \
+             Permission denied"
+        ))
     }
 
     /// The free number that `/cluster/nextid` would tell.

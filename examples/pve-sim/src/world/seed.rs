@@ -20,7 +20,18 @@ const GIB: u64 = 1 << 30;
 /// Fills an empty world: the usual storages, three pools, and guests on all nodes.
 pub(crate) fn populate(world: &mut World, config: &Config) {
     let mut rng = SmallRng::seed_from_u64(config.seed);
-    world.storages = vec![
+    world.storages = if config.storages.is_empty() { usual() } else { config.storages.clone() };
+    world.pools = POOLS.iter().map(|&pool| pool.to_owned()).collect();
+    let nodes: Vec<String> = world.nodes.keys().cloned().collect();
+    for n in 0..u32::try_from(config.guests).expect("fewer guests than VMIDs") {
+        let guest = draw(n, config.first_vmid + n, &nodes, &mut rng);
+        world.put_guest(guest);
+    }
+}
+
+/// What an installer makes, and a shared storage.
+fn usual() -> Vec<Storage> {
+    vec![
         Storage::new("local", "dir", &["iso", "vztmpl", "backup", "snippets", "import"])
             .option("path", "/var/lib/vz"),
         Storage::new("local-lvm", "lvmthin", &["images", "rootdir"])
@@ -31,13 +42,7 @@ pub(crate) fn populate(world: &mut World, config: &Config) {
             .option("path", "/mnt/pve/nfs-shared")
             .option("server", "192.0.2.10")
             .option("export", "/srv/pve"),
-    ];
-    world.pools = POOLS.iter().map(|&pool| pool.to_owned()).collect();
-    let nodes: Vec<String> = world.nodes.keys().cloned().collect();
-    for n in 0..u32::try_from(config.guests).expect("fewer guests than VMIDs") {
-        let guest = draw(n, config.first_vmid + n, &nodes, &mut rng);
-        world.put_guest(guest);
-    }
+    ]
 }
 
 fn draw(n: u32, vmid: u32, nodes: &[String], rng: &mut SmallRng) -> Guest {

@@ -1,6 +1,11 @@
 //! Tasks: what PVE's workers have done or are doing.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::World;
 
 /// One task of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -84,6 +89,97 @@ impl Task {
         match self.user.split_once('!') {
             Some((user, token)) => (user, Some(token)),
             None => (&self.user, None),
+        }
+    }
+}
+
+/// What can be done to a worker from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) node: String,
+    pub(crate) kind: String,
+    pub(crate) vmid: Option<u32>,
+    /// SIGTERM: the worker cleans up.
+    pub(crate) stop: CancellationToken,
+    /// SIGKILL: it does not.
+    pub(crate) kill: CancellationToken,
+    /// Volumes that its child writes to.
+    pub(crate) writes: Vec<(String, String)>,
+}
+
+/// More finished tasks than this are forgotten, the oldest first.
+const KEPT: usize = 20_000;
+
+impl World {
+    /// A new task on a node; its process ids are unique.
+    pub(crate) fn begin_task(
+        &mut self,
+        node: &str,
+        kind: &str,
+        id: &str,
+        user: &str,
+        now: u64,
+        vmid: Option<u32>,
+    ) -> Task {
+        self.serial += 1;
+        let mut task = Task::new(node, kind, id, user, now);
+        task.pid = 4000 + u32::try_from(self.serial % 4_000_000).expect("below four millions");
+        task.pstart = self.serial + 100_000;
+        task.fresh = true;
+        let running = Running {
+            node: node.to_owned(),
+            kind: kind.to_owned(),
+            vmid,
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            writes: Vec::new(),
+        };
+        self.running.insert(task.upid(), running);
+        if self.tasks.len() > KEPT
+            && let Some(old) = self.tasks.iter().position(|task| task.end.is_some())
+        {
+            self.tasks.remove(old);
+        }
+        self.tasks.push(task.clone());
+        task
+    }
+
+    pub(crate) fn task_mut(&mut self, upid: &str) -> Option<&mut Task> {
+        let named = Task::from_upid(upid)?;
+        self.tasks.iter_mut().rev().find(|task| {
+            task.pid == named.pid && task.pstart == named.pstart && task.node == named.node
+        })
+    }
+
+    /// Ends a task; `lasting` is how much longer its child goes on writing.
+    pub(crate) fn end_task(
+        &mut self,
+        upid: &str,
+        exit: &str,
+        at: u64,
+        now: Duration,
+        lasting: Duration,
+    ) {
+        let Some(running) = self.running.remove(upid) else { return };
+        for lock in self.locks.values_mut() {
+            lock.holders.retain(|holder| holder != upid);
+        }
+        for (volid, node) in &running.writes {
+            if let Some(volume) = self.volume_mut(volid, node) {
+                volume.written_until = now + lasting;
+            }
+        }
+        if let Some(task) = self.task_mut(upid) {
+            task.end = Some(at);
+            task.exit = Some(exit.to_owned());
+        }
+    }
+
+    /// SIGKILL for a worker: it cleans nothing, and its status is unknown for ever.
+    pub(crate) fn kill_task(&mut self, upid: &str, at: u64, now: Duration, lasting: Duration) {
+        if let Some(running) = self.running.get(upid) {
+            running.kill.cancel();
+            self.end_task(upid, "unexpected status", at, now, lasting);
         }
     }
 }

@@ -1,10 +1,13 @@
 //! What changes of the cluster, faults and counters look like to a client.
 
 mod access;
+mod downloads;
 mod faults;
 mod guests;
+mod images;
 mod nodes;
 mod process;
+mod templates;
 
 #[path = "../client/mod.rs"]
 mod client;
@@ -45,4 +48,47 @@ fn resources(sim: &Sim) -> BTreeMap<String, Value> {
 fn refusal(sim: &Sim, path: &str) -> (u16, String) {
     let reply = client::get(sim, sim.first_node(), path).unwrap();
     (reply.status, reply.reason)
+}
+
+/// One request with a form, on a connection of its own, with the first token.
+fn call(
+    sim: &Sim,
+    node: &str,
+    method: &str,
+    path: &str,
+    form: &[(&str, &str)],
+) -> std::io::Result<client::Reply> {
+    let token = format!("{}={}", sim.user_id(), sim.token());
+    call_as(sim, &token, node, method, path, form)
+}
+
+/// The same with another token: `user@realm!id=secret`.
+fn call_as(
+    sim: &Sim,
+    token: &str,
+    node: &str,
+    method: &str,
+    path: &str,
+    form: &[(&str, &str)],
+) -> std::io::Result<client::Reply> {
+    let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
+    let mut connection = client::Connection::open(sim, node)?;
+    connection.send(&format!(
+        "{method} /api2/json{path} HTTP/1.1\r\nHost: x\r\nAuthorization: PVEAPIToken={token}\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))?;
+    connection.reply()
+}
+
+/// Waits until it is so.
+#[expect(clippy::disallowed_methods, reason = "these tests have no runtime")]
+fn wait_until(mut so: impl FnMut() -> bool) {
+    for _ in 0..4000 {
+        if so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    panic!("it does not come to be so");
 }
