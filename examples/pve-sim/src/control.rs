@@ -5,6 +5,8 @@
 //! what was asked. An answer is `{"ok":true,…}`, or 400 with `{"error":"…"}` and nothing done
 //! from that command on.
 
+mod pipeline;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -20,6 +22,8 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+pub use pipeline::PipelineCommand;
+
 use crate::fault::FaultRule;
 use crate::shared::runtime;
 use crate::sim::Sim;
@@ -27,8 +31,10 @@ use crate::world::{Agent, Guest, Health, Kind, PRIVILEGES, Status};
 
 /// The commands as `pve-sim --help` shows them.
 pub const COMMANDS: &str = r#"Control port (control_url): plain HTTP, JSON.
-  GET /state              nodes, guests, storages as they really are
-  GET /counters           requests by path, node, status; list requests; requests with a token
+  GET /state              nodes, guests, storages, volumes, files (also invisible ones), running
+                          tasks as they really are, and what nobody will clean up (leftovers)
+  GET /counters           requests by path, node, status; list requests; requests with a token;
+                          downloads and their bytes by node
   POST /                  one command, or an array of them:
     {"do":"add_guest","vmid":900,"kind":"qemu|lxc","node":"pve1","name":"web","running":true,
      "template":false,"tags":["a"],"pool":"p","lock":"clone","ips":["10.0.0.5/24"]}
@@ -51,7 +57,20 @@ pub const COMMANDS: &str = r#"Control port (control_url): plain HTTP, JSON.
       K: {"delay":{"ms":500}}  {"status":{"code":596,"reason":"Connection timed out"}}
          "drop_before_answer"  "drop_half_body"  "garbage_element"  "loose_types"
          "empty_list"  "wrong_order"  "not_json"  "stall_forever"
+         {"late":{"ms":30000,"after_ms":6000}}    596, and the work begins after it
     {"do":"clear_faults"}                   {"do":"reset_counters"}
+    {"do":"fail_task","kind":"qmconfig","vmid":300,"node":"pve1","error":"text"}   the next one;
+         or "warnings":2; vmid and node may be left out. Kinds: download imgcopy imgdel qmcreate
+         qmconfig qmtemplate qmclone qmdestroy qmstart qmstop
+    {"do":"hang_task","kind":"download"}    the next one, until it is stopped or killed
+    {"do":"kill_task","upid":"UPID:…"}      or "kind":"qmconfig","vmid":300: those that run;
+         with "next":true the next one. "leave_child_ms":30000: qemu-img goes on for so long
+    {"do":"clear_plans"}
+    {"do":"add_storage","storage":"10","type":"dir","shared":false,"content":["import"],
+     "nodes":["pve1"],"total":1000000000}
+    {"do":"set_storage","storage":"local","content":["iso"],"enabled":true}        likewise
+    {"do":"set_free","node":"pve1","storage":"local","bytes":1000000}
+    {"do":"next_id","lower":9000,"upper":9100}
 "#;
 
 /// One change of the cluster: [`COMMANDS`] shows them, [`Sim`] says what they do.
@@ -276,6 +295,8 @@ async fn answer(sim: Option<Sim>, request: Request<Incoming>) -> Response<Full<B
         (&Method::GET, "/state") => {
             let state = json!({
                 "nodes": sim.nodes(), "guests": sim.guests(), "storages": sim.storages(),
+                "volumes": sim.volumes(), "files": sim.all_files(),
+                "running_tasks": sim.running_tasks(), "leftovers": sim.leftovers(),
                 "quorate": sim.look(|world| world.quorate),
             });
             json_answer(StatusCode::OK, &state)
@@ -303,17 +324,20 @@ async fn answer(sim: Option<Sim>, request: Request<Incoming>) -> Response<Full<B
 
 fn run_all(sim: &Sim, body: &[u8]) -> Result<Value, String> {
     let value: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let parsed = |value| serde_json::from_value(value).map_err(|error| error.to_string());
     match value {
         Value::Array(commands) => {
-            let mut results = Vec::with_capacity(commands.len());
-            for command in commands {
-                results.push(sim.run(parsed(command)?)?);
-            }
-            Ok(Value::Array(results))
+            commands.into_iter().map(|command| run_one(sim, command)).collect()
         }
-        one => sim.run(parsed(one)?),
+        one => run_one(sim, one),
     }
+}
+
+fn run_one(sim: &Sim, command: Value) -> Result<Value, String> {
+    if PipelineCommand::is_meant(&command) {
+        let parsed = serde_json::from_value(command).map_err(|error| error.to_string())?;
+        return sim.run_pipeline(parsed);
+    }
+    sim.run(serde_json::from_value(command).map_err(|error| error.to_string())?)
 }
 
 fn refused(text: &str) -> Response<Full<Bytes>> {

@@ -20,6 +20,12 @@
 //! println!("{} {} {}", sim.url(), sim.user_id(), sim.fingerprint("pve1"));
 //! ```
 //!
+//! The template pipeline is carried out: a download is read from its URL at the speed of
+//! [`Config::node_link`], an import takes as long as [`Config::copy_rate`] says, and what a task
+//! changes is state that [`Sim::files`], [`Sim::volumes`] and [`Sim::guests`] show. Tests let
+//! tasks fail ([`Sim::fail_next_task`], [`Sim::kill_task`], …) and ask what is left over
+//! ([`Sim::leftovers`]). Of a file only size, hashes and the first 64 KiB are kept.
+//!
 //! Where it differs from PVE on purpose: keys are P-256, not RSA; an answer without body says
 //! `Content-Length: 0`, where PVE leaves that out and closes.
 
@@ -35,14 +41,16 @@ mod http;
 mod json;
 mod shared;
 mod sim;
+mod sizes;
 mod work;
 mod world;
 
 pub use config::{Config, Secret};
-pub use control::{COMMANDS, Command};
+pub use control::{COMMANDS, Command, PipelineCommand};
 pub use counters::Counters;
 pub use fault::{FaultKind, FaultRule};
 pub use sim::{Sim, StartError};
+pub use sizes::{parse_bytes, parse_storage};
 pub use world::plan::Outcome;
 pub use world::{
     AUDIT, Address, Agent, File, Guest, Health, Interface, Kind, Node, PRIVILEGES, Status, Storage,

@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use pve_sim::{COMMANDS, Config, Secret, Sim};
+use pve_sim::{COMMANDS, Config, Secret, Sim, Storage, parse_bytes, parse_storage};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -53,6 +54,26 @@ struct Args {
     /// How long the row of a new guest is bare, in milliseconds
     #[arg(long, env = "PVE_SIM_SETTLE_MS", default_value_t = 10_000)]
     settle_ms: u64,
+    /// A storage: NAME=TYPE[,shared][,content=images+import][,nodes=pve1+pve2][,total=100GiB].
+    /// May be given several times; without any there are local, local-lvm and nfs-shared
+    #[arg(long = "storage", value_name = "NAME=TYPE[,…]", value_parser = parse_storage)]
+    storages: Vec<Storage>,
+    /// PVE's version on all nodes; before 8.4 no .qcow2 can be put on a storage by API
+    #[arg(long, env = "PVE_SIM_PVE_VERSION", default_value = "9.2.11")]
+    pve_version: String,
+    /// How long a task takes at least, in milliseconds
+    #[arg(long, env = "PVE_SIM_TASK_TIME_MS", default_value_t = 250)]
+    task_time_ms: u64,
+    /// Bytes of a guest's disk that are copied per second: 400MiB
+    #[arg(long, env = "PVE_SIM_COPY_RATE", default_value = "400MiB", value_parser = parse_bytes)]
+    copy_rate: u64,
+    /// Bytes per second that all downloads of a node together can take: 50MiB; no limit unless
+    /// given
+    #[arg(long, env = "PVE_SIM_NODE_LINK", value_parser = parse_bytes)]
+    node_link: Option<u64>,
+    /// A file with certificates (PEM) that nodes trust when they download by https
+    #[arg(long, env = "PVE_SIM_TRUST")]
+    trust: Option<PathBuf>,
     /// Answer without compression, also when asked for gzip
     #[arg(long, env = "PVE_SIM_NO_GZIP")]
     no_gzip: bool,
@@ -80,9 +101,21 @@ impl Args {
             settle: Duration::from_millis(self.settle_ms),
             gzip: !self.no_gzip,
             moving: !self.still,
+            storages: self.storages.clone(),
+            pve_version: self.pve_version.clone(),
+            task_time: Duration::from_millis(self.task_time_ms),
+            copy_rate: Some(self.copy_rate),
+            node_link: self.node_link,
+            trusted: self.trusted()?,
             ..Config::default()
         };
         Ok(if self.standalone { config.standalone() } else { config })
+    }
+
+    fn trusted(&self) -> anyhow::Result<Vec<String>> {
+        let Some(file) = &self.trust else { return Ok(Vec::new()) };
+        let pem = std::fs::read_to_string(file);
+        Ok(vec![pem.with_context(|| format!("read the certificates in {}", file.display()))?])
     }
 }
 

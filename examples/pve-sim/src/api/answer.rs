@@ -106,6 +106,8 @@ pub(crate) struct Answer {
     pub(crate) connection: Connection,
     /// JSON text; `None` is an answer without body and content type.
     pub(crate) body: Option<Vec<u8>>,
+    /// The body is plain text, which has no content type.
+    pub(crate) plain: bool,
     /// How long PVE takes for it.
     pub(crate) delay: Duration,
 }
@@ -128,20 +130,22 @@ impl Answer {
         }
         text.push(b'}');
         let reason = Cow::Borrowed("OK");
-        Self { status: 200, reason, connection, body: Some(text), delay: Duration::ZERO }
+        let body = Some(text);
+        Self { status: 200, reason, connection, body, plain: false, delay: Duration::ZERO }
     }
 
     pub(crate) fn refused(refusal: Refusal) -> Self {
+        let Refusal { status, message, errors, delay } = refusal;
         // 501 is the only text without a line end.
-        let end = if refusal.status == 501 { "" } else { "\n" };
-        let body = ErrorBody {
-            data: (),
-            message: &format!("{}{end}", refusal.message),
-            errors: &refusal.errors,
-        };
+        let end = if status == 501 { "" } else { "\n" };
+        let body = ErrorBody { data: (), message: &format!("{message}{end}"), errors: &errors };
         let text = serde_json::to_vec(&body).expect("strings serialise");
-        let delay = refusal.delay;
-        Self { body: Some(text), delay, ..Self::bare(refusal.status, refusal.message) }
+        // The reason phrase is the first line, the message all of them (seen on PVE 9.2.11).
+        let reason = match message.split_once('\n') {
+            Some((first, _)) => first.to_owned(),
+            None => message,
+        };
+        Self { body: Some(text), delay, ..Self::bare(status, reason) }
     }
 
     /// An answer without body, as 401, 595, 596 and unknown HTTP methods have.
@@ -151,8 +155,15 @@ impl Answer {
             reason: reason.into(),
             connection: Connection::Close,
             body: None,
+            plain: false,
             delay: Duration::ZERO,
         }
+    }
+
+    /// What pveproxy says when it does not understand a body: text, no JSON.
+    pub(crate) fn plain(status: u16, words: &str, end: &str) -> Self {
+        let body = Some(format!("{words}{end}").into_bytes());
+        Self { body, plain: true, ..Self::bare(status, words.to_owned()) }
     }
 
     pub(crate) fn after(self, delay: Duration) -> Self {

@@ -64,18 +64,14 @@ pub(crate) fn handle(call: &mut Call<'_>, route: &Route) -> Answer {
 /// Answers an upload whose privileges were looked at before its body came.
 ///
 /// It is not passed on to the node in the path: the node that was asked takes it.
-pub(crate) fn handle_upload(call: &mut Call<'_>, route: &Route, digest: Option<Digest>) -> Answer {
+pub(crate) fn handle_upload(call: &mut Call<'_>, route: &Route, digest: Digest) -> Answer {
     if let Err(refusal) = permitted(call, route) {
         return Answer::refused(refusal);
     }
     if let Err(answer) = reach(call, route) {
         return answer;
     }
-    let begun = verify(call, route).and_then(|()| match digest {
-        Some(digest) => upload::with_file(call, digest),
-        None => (route.handler)(call),
-    });
-    match begun {
+    match verify(call, route).and_then(|()| upload::with_file(call, digest)) {
         Ok(body) => Answer::ok(&body, Connection::Close),
         Err(refusal) => Answer::refused(refusal),
     }

@@ -26,7 +26,7 @@ use crate::work;
 use crate::world::file::Digest;
 use crate::world::{Token, World};
 
-use super::form::Form;
+use super::form::{BadForm, Form};
 use super::payload::Payload;
 
 /// Bodies from this size on are compressed when asked for (pve-http-server: AnyEvent.pm:347).
@@ -190,7 +190,7 @@ impl Exchange {
     /// An upload: privileges first, then the body, bit by bit.
     async fn upload(&self, request: &mut Request<Incoming>, ask: Ask) -> Result<Answer, Dropped> {
         if request.headers().contains_key(header::TRANSFER_ENCODING) {
-            return Ok(Answer::bare(501, "chunked transfer encoding not supported"));
+            return Ok(Answer::plain(501, "chunked transfer encoding not supported", ""));
         }
         let head = Head::of(request);
         if let Some(refused) = self.forbids(&head, &ask) {
@@ -209,8 +209,8 @@ impl Exchange {
             match next.await {
                 Ok(Some(Ok(frame))) => {
                     let Ok(bytes) = frame.into_data() else { continue };
-                    if let Err(text) = form.take(&bytes) {
-                        return Ok(Answer::refused(Refusal::new(501, text)));
+                    if let Err(bad) = form.take(&bytes) {
+                        return Ok(not_understood(&bad));
                     }
                 }
                 Ok(None) => break,
@@ -218,8 +218,10 @@ impl Exchange {
                 Ok(Some(Err(_))) | Err(_) => return Err(Dropped),
             }
         }
-        let (fields, digest) = form.finish();
-        Ok(self.uploaded(&head, ask, fields, digest))
+        Ok(match form.finish() {
+            Ok((fields, digest)) => self.uploaded(&head, ask, fields, digest),
+            Err(bad) => not_understood(&bad),
+        })
     }
 
     /// Whether an upload is refused before its body is read.
@@ -244,7 +246,7 @@ impl Exchange {
         head: &Head,
         ask: Ask,
         fields: BTreeMap<String, String>,
-        digest: Option<Digest>,
+        digest: Digest,
     ) -> Answer {
         let Some((route, path)) = ask.found else { return Answer::bare(501, "no such file") };
         let mut world = self.shared.world.lock();
@@ -310,8 +312,10 @@ impl Exchange {
         headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
         headers.insert(header::SERVER, HeaderValue::from_static("pve-api-daemon/3.0"));
         let Some(mut text) = answer.body else { return response };
-        let json = HeaderValue::from_static("application/json;charset=UTF-8");
-        headers.insert(header::CONTENT_TYPE, json);
+        if !answer.plain {
+            let json = HeaderValue::from_static("application/json;charset=UTF-8");
+            headers.insert(header::CONTENT_TYPE, json);
+        }
         if self.shared.config.gzip
             && text.len() > WORTH_COMPRESSING
             && wants_gzip(request.headers())
@@ -392,10 +396,18 @@ fn is_upload(request: &Request<Incoming>, ask: &Ask) -> bool {
             || request.headers().contains_key(header::TRANSFER_ENCODING))
 }
 
+fn not_understood(bad: &BadForm) -> Answer {
+    match bad {
+        BadForm::Field => Answer::bare(400, "Bad Request"),
+        BadForm::Failed(words) => Answer::plain(500, words, "\n"),
+    }
+}
+
+/// Quotes belong to it, as PVE takes them.
 fn boundary(headers: &HeaderMap) -> Option<String> {
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let (_, boundary) = kind.split_once("boundary=")?;
-    let boundary = boundary.split(';').next()?.trim().trim_matches('"');
+    let boundary = boundary.split(';').next()?.trim();
     (!boundary.is_empty()).then(|| boundary.to_owned())
 }
 

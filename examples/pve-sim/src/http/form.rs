@@ -13,6 +13,26 @@ const FIELDS: [&str; 3] = ["content", "checksum-algorithm", "checksum"];
 /// A header of a form longer than this is nobody's.
 const LONGEST_HEADER: usize = 64 << 10;
 
+/// Why a form is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum BadForm {
+    /// A field that is unknown, or comes where it may not: 400 "Bad Request" without a body.
+    Field,
+    /// 500 with these words as plain text.
+    Failed(String),
+}
+
+impl BadForm {
+    fn at(words: &str, line: u32) -> Self {
+        Self::Failed(format!("{words} at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line {line}."))
+    }
+
+    /// The reader came to the end without a file and its closing boundary.
+    pub(crate) fn unfinished() -> Self {
+        Self::at("upload failed", 1370)
+    }
+}
+
 /// A form that is being read.
 #[derive(Debug)]
 pub(crate) struct Form {
@@ -23,6 +43,8 @@ pub(crate) struct Form {
     /// How many of [`FIELDS`] can no longer come.
     passed: usize,
     file: Option<Digest>,
+    /// Nothing that could come now would be understood.
+    stuck: bool,
     whole: bool,
 }
 
@@ -34,6 +56,7 @@ impl Form {
             fields: BTreeMap::new(),
             passed: 0,
             file: None,
+            stuck: false,
             whole: false,
         }
     }
@@ -44,13 +67,14 @@ impl Form {
     }
 
     /// Takes what one read brought.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<(), BadForm> {
+        if self.stuck {
+            return Ok(());
+        }
         self.buffer.extend_from_slice(bytes);
         while self.file.is_none() {
             if !self.next_part()? {
-                if self.buffer.len() > LONGEST_HEADER {
-                    return Err("upload failed".to_owned());
-                }
+                self.stuck |= self.buffer.len() > LONGEST_HEADER;
                 return Ok(());
             }
         }
@@ -58,75 +82,65 @@ impl Form {
         Ok(())
     }
 
-    /// The fields, and what was read of the file.
-    pub(crate) fn finish(mut self) -> (BTreeMap<String, String>, Option<Digest>) {
-        if let Some(file) = &mut self.file
-            && !self.whole
-        {
-            // A length that was too short cuts the closing boundary off: PVE sees it all the same.
+    /// The fields and the file.
+    pub(crate) fn finish(mut self) -> Result<(BTreeMap<String, String>, Digest), BadForm> {
+        let Some(mut file) = self.file.take() else { return Err(BadForm::unfinished()) };
+        if !self.whole {
+            // A length that was too short cuts the closing boundary off: PVE, which reads on, sees
+            // it all the same.
             let end = [b"\r\n", self.delimiter.as_slice(), b"--"].concat();
-            let longest = end.len().min(self.buffer.len());
-            let cut = (0..=longest).rev().find(|n| self.buffer.ends_with(&end[..*n]));
-            let keep = self.buffer.len() - cut.unwrap_or(0);
-            file.take(&self.buffer[..keep]);
+            let cut = (4..=end.len()).rev().find(|n| self.buffer.ends_with(&end[..*n]));
+            let cut = cut.ok_or_else(BadForm::unfinished)?;
+            file.take(&self.buffer[..self.buffer.len() - cut]);
         }
-        (self.fields, self.file)
+        Ok((self.fields, file))
     }
 
     /// Reads a field, or the header of the file; `false` if more must come first.
-    fn next_part(&mut self) -> Result<bool, String> {
+    fn next_part(&mut self) -> Result<bool, BadForm> {
+        const DISPOSITION: &[u8] = b"Content-Disposition: ";
         let Some(start) = position(&self.buffer, &self.delimiter) else { return Ok(false) };
         self.buffer.drain(..start);
         let rest = &self.buffer[self.delimiter.len()..];
-        if rest.starts_with(b"--") {
-            self.whole = true;
-            return Err("upload failed".to_owned());
-        }
-        let Some(line) = rest.strip_prefix(b"\r\n") else {
-            return if rest.len() < 2 { Ok(false) } else { Err("upload failed".to_owned()) };
+        let Some(newline) = newline(rest) else {
+            self.stuck = rest.len() > 1;
+            return Ok(false);
         };
-        let disposition = b"Content-Disposition: ";
-        if !line.starts_with(disposition) {
-            let partial = disposition.starts_with(&line[..line.len().min(disposition.len())]);
-            return if partial && line.len() < disposition.len() {
-                Ok(false)
-            } else {
-                Err("upload failed".to_owned())
-            };
+        let part = &rest[newline..];
+        if !part.starts_with(DISPOSITION) {
+            self.stuck = part.len() >= DISPOSITION.len();
+            return Ok(false);
         }
-        if let Some((name, filename, end)) = file_names(line) {
+        if let Some((name, filename, end)) = file_names(part) {
             if name != "filename" {
-                return Err(format!(
-                    "wrong field name '{name}' for file upload, expected 'filename'"
-                ));
+                let words =
+                    format!("wrong field name '{name}' for file upload, expected 'filename'");
+                return Err(BadForm::at(&words, 1325));
             }
             self.fields.insert("filename".to_owned(), filename);
-            let after = line[end..].to_vec();
-            // Only what is here now is searched.
-            let data = position(&after, b"\r\n\r\n").map_or(0, |at| at + 4);
+            // Only what is here now is searched for the end of the header.
+            let after = part[end..].to_vec();
+            let data = blank_line(&after).map_or(0, |(_, end)| end);
             self.buffer = after[data..].to_vec();
             self.file = Some(Digest::new());
             return Ok(true);
         }
-        let Some(end) = position(line, &[b"\r\n", self.delimiter.as_slice()].concat()) else {
+        let Some(end) = position(part, &self.delimiter) else { return Ok(false) };
+        let Some((head_end, value_start)) = blank_line(&part[..end]) else {
+            self.stuck = true;
             return Ok(false);
         };
-        let part = String::from_utf8_lossy(&line[..end]).into_owned();
-        let consumed = self.delimiter.len() + 2 + end + 2;
-        let (head, value) = part.split_once("\r\n\r\n").ok_or("upload failed")?;
-        let name = head
-            .split("; ")
-            .find_map(|word| word.strip_prefix("name=\"")?.strip_suffix('"'))
-            .ok_or("wrong Content-Disposition in upload")?;
-        let place = FIELDS.iter().position(|field| *field == name);
-        match place {
-            Some(place) if place >= self.passed => self.passed = place + 1,
-            Some(_) => {
-                return Err(format!("wrong Content-Disposition '{head}' in upload"));
-            }
-            None => return Err(format!("wrong field name '{name}' for file upload")),
-        }
-        self.fields.insert(name.to_owned(), value.trim().to_owned());
+        let head = String::from_utf8_lossy(&part[..head_end]).into_owned();
+        let value = String::from_utf8_lossy(&part[value_start..end]).trim().to_owned();
+        let line = head.lines().next().unwrap_or_default();
+        let name = line.split("; ").find_map(|w| w.strip_prefix("name=\"")?.strip_suffix('"'));
+        let place = FIELDS.iter().position(|field| Some(*field) == name);
+        let Some(place) = place.filter(|place| *place >= self.passed) else {
+            return Err(BadForm::Field);
+        };
+        self.passed = place + 1;
+        self.fields.insert(FIELDS[place].to_owned(), value);
+        let consumed = self.delimiter.len() + newline + end;
         self.buffer.drain(..consumed);
         Ok(true)
     }
@@ -134,29 +148,50 @@ impl Form {
     /// Hashes what cannot be the closing boundary any more.
     fn read_file(&mut self) {
         let Some(file) = &mut self.file else { return };
-        let end = [b"\r\n", self.delimiter.as_slice(), b"--"].concat();
+        let end = [self.delimiter.as_slice(), b"--"].concat();
         if let Some(at) = position(&self.buffer, &end) {
-            file.take(&self.buffer[..at]);
+            let mut data = &self.buffer[..at];
+            data = data.strip_suffix(b"\n").unwrap_or(data);
+            data = data.strip_suffix(b"\r").unwrap_or(data);
+            file.take(data);
             self.buffer.clear();
             self.whole = true;
             return;
         }
-        let sure = self.buffer.len().saturating_sub(end.len() - 1);
+        let sure = self.buffer.len().saturating_sub(end.len() + 1);
         file.take(&self.buffer[..sure]);
         self.buffer.drain(..sure);
     }
 }
 
+/// How long the end of line is with which this begins.
+fn newline(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [b'\r', b'\n', ..] => Some(2),
+        [b'\n', ..] => Some(1),
+        _ => None,
+    }
+}
+
+/// Where the first blank line begins and ends.
+fn blank_line(bytes: &[u8]) -> Option<(usize, usize)> {
+    (0..bytes.len()).find_map(|at| {
+        let first = newline(&bytes[at..])?;
+        let second = newline(&bytes[at + first..])?;
+        Some((at, at + first + second))
+    })
+}
+
 /// The two names in a file's `Content-Disposition`, and where that ends.
-fn file_names(line: &[u8]) -> Option<(String, String, usize)> {
-    let whole = position(line, b"\r\n").unwrap_or(line.len());
-    let line = &line[..whole];
+fn file_names(part: &[u8]) -> Option<(String, String, usize)> {
+    let whole = part.iter().position(|byte| *byte == b'\n').unwrap_or(part.len());
+    let line = &part[..whole];
     let value = |key: &[u8]| -> Option<(String, usize)> {
         let start = position(line, key)? + key.len();
-        let end = start + position(&line[start..], b"\"")?;
+        let end = start + line[start..].iter().position(|byte| *byte == b'"')?;
         Some((String::from_utf8_lossy(&line[start..end]).into_owned(), end + 1))
     };
-    let (name, _) = value(b" name=\"")?;
+    let (name, _) = value(b"; name=\"")?;
     let (filename, end) = value(b"; filename=\"")?;
     Some((name, filename, end))
 }
@@ -188,9 +223,9 @@ mod tests {
         for piece in pieces {
             form.take(piece.as_bytes()).unwrap();
         }
-        let (fields, file) = form.finish();
+        let (fields, file) = form.finish().unwrap();
         assert_eq!((fields["content"].as_str(), fields["filename"].as_str()), ("import", "a.raw"));
-        file.unwrap().size
+        file.size
     }
 
     #[test]
@@ -214,16 +249,31 @@ mod tests {
         assert_eq!(size_of(&[&format!("{HEAD}{TYPE}data\r\n--X")]), 4);
     }
 
+    /// Recorded on PVE 9.2.11: 501-507, 662, 663.
     #[test]
-    fn fields_come_in_one_order_only() {
+    fn what_it_does_not_know_is_refused_at_once_or_at_the_end() {
         let field = |name: &str| {
             format!("--XB\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\nx\r\n")
         };
-        let mut wrong = Form::new("XB");
-        let text = format!("{}{}--XB", field("checksum"), field("content"));
+        let late = format!("{}{}--XB", field("checksum"), field("content"));
+        let unknown = format!("{}--XB", field("extra"));
+        let file = HEAD.replace("\"filename\"", "\"file\"");
+        let lower = format!("{HEAD}{TYPE}x\r\n--XB--").to_lowercase().replace("xb", "XB");
+        let open = format!("{HEAD}{TYPE}data\r\n");
 
-        assert!(wrong.take(text.as_bytes()).unwrap_err().starts_with("wrong Content-Disposition"));
-        let unknown = Form::new("XB").take(format!("{}--XB", field("extra")).as_bytes());
-        assert!(unknown.unwrap_err().contains("wrong field name"));
+        assert_eq!(Form::new("XB").take(late.as_bytes()), Err(BadForm::Field));
+        assert_eq!(Form::new("XB").take(unknown.as_bytes()), Err(BadForm::Field));
+        let wrong = Form::new("XB").take(file.as_bytes()).unwrap_err();
+        assert!(format!("{wrong:?}").contains("wrong field name 'file' for file upload"));
+        for text in [lower, open] {
+            let mut form = Form::new("XB");
+            form.take(text.as_bytes()).unwrap();
+            assert_eq!(form.finish().unwrap_err(), BadForm::unfinished(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_may_end_without_carriage_returns() {
+        assert_eq!(size_of(&[&format!("{HEAD}{TYPE}data\r\n--XB--\r\n").replace('\r', "")]), 4);
     }
 }

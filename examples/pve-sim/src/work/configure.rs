@@ -53,9 +53,18 @@ impl Configure {
                 guest_in(&mut world, worker, vmid)?.apply(&early, &[]);
             }
         }
-        let mut made = BTreeMap::new();
+        let mut made: BTreeMap<String, String> = BTreeMap::new();
         for (key, drive) in self.drives {
-            let value = make_drive(worker, vmid, &key, drive).await?;
+            let value = match make_drive(worker, vmid, drive).await {
+                Ok(value) => value,
+                Err(end) => {
+                    let mut world = worker.world()?;
+                    for value in made.values() {
+                        world.free_volume(&Drive::parse(value).file, &worker.node);
+                    }
+                    return Err(end);
+                }
+            };
             worker.log(&format!("{key}: successfully created disk '{value}'"));
             made.insert(key, value);
         }
@@ -94,18 +103,12 @@ pub(crate) fn missing(node: &str, vmid: u32) -> String {
 }
 
 /// Makes one drive; returns its value in the configuration.
-pub(crate) async fn make_drive(
-    worker: &Worker,
-    vmid: u32,
-    key: &str,
-    new: NewDrive,
-) -> Result<String, End> {
+pub(crate) async fn make_drive(worker: &Worker, vmid: u32, new: NewDrive) -> Result<String, End> {
     match new {
         NewDrive::Import { drive, from, storage, format } => {
             let source = source(worker, &from)?;
             let format = format.unwrap_or_else(|| default_format(worker, &storage, &source.format));
             let target = Target { storage, vmid, format };
-            let _ = key;
             let copied = copy(worker, &source, &target, "").await;
             let volid = copied.map_err(|end| {
                 end.within(|text| format!("cannot import from '{from}' - {text}"))
@@ -115,6 +118,10 @@ pub(crate) async fn make_drive(
         NewDrive::Empty { drive, storage, size, format } => {
             let target = Target { storage, vmid, format };
             let (volid, _) = allocate(worker, &target, size)?;
+            if let Err(end) = worker.half_way().await {
+                worker.world()?.free_volume(&volid, &worker.node);
+                return Err(end);
+            }
             Ok(drive.on(&volid).with("size", &size_text(size)).to_string())
         }
     }

@@ -40,7 +40,7 @@ impl Create {
         worker.lock_guest(vmid, worker.shared.config.lock_wait, false).await?;
         let mut made = Vec::new();
         for (key, drive) in self.drives {
-            let value = make_drive(worker, vmid, &key, drive).await?;
+            let value = make_drive(worker, vmid, drive).await?;
             made.push((key, value));
         }
         if made.is_empty() {

@@ -114,7 +114,7 @@ impl Token {
     }
 
     /// Takes privileges away on a path and on everything below it.
-    pub(crate) fn withdraw(&mut self, path: &str, privileges: &[&str]) {
+    pub fn withdraw(&mut self, path: &str, privileges: &[&str]) {
         let inherited = self.on(path).clone();
         self.acl.entry(path.to_owned()).or_insert(inherited);
         for (at, set) in &mut self.acl {

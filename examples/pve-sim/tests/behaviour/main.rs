@@ -2,12 +2,15 @@
 
 mod access;
 mod downloads;
+mod failures;
 mod faults;
 mod guests;
 mod images;
 mod nodes;
+mod privileges;
 mod process;
 mod templates;
+mod uploads;
 
 #[path = "../client/mod.rs"]
 mod client;
@@ -91,4 +94,10 @@ fn wait_until(mut so: impl FnMut() -> bool) {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     panic!("it does not come to be so");
+}
+
+/// Lets so much time pass that what was sent has been read.
+#[expect(clippy::disallowed_methods, reason = "these tests have no runtime")]
+fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
 }

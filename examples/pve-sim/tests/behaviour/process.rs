@@ -50,6 +50,41 @@ fn commands_change_the_cluster_and_the_state_shows_it() {
 }
 
 #[test]
+fn tasks_and_storages_are_commanded_too() {
+    let sim = crate::templates::empty();
+    let address = sim.serve_control(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().to_string();
+    let run = |command: Value| control(&address, "POST /", &command.to_string());
+
+    let done = run(json!([
+        {"do": "add_storage", "storage": "10", "type": "dir", "content": ["import", "images"]},
+        {"do": "set_storage", "storage": "local", "content": ["iso"]},
+        {"do": "set_free", "node": "pve1", "storage": "10", "bytes": 5000},
+        {"do": "next_id", "lower": 9000, "upper": 9100},
+        {"do": "hang_task", "kind": "qmcreate", "vmid": 9000},
+        {"do": "fail_task", "kind": "qmcreate", "error": "no"},
+    ]));
+    assert_eq!(done.0, 200, "{}", done.1);
+    assert_eq!(crate::data(&sim, "/cluster/nextid"), "9000");
+    assert_eq!(crate::data(&sim, "/nodes/pve1/storage/10/status")["avail"], 5000);
+    let form = [("vmid", "9000"), ("scsi0", "10:1")];
+    let hanging = crate::call(&sim, "pve1", "POST", "/nodes/pve1/qemu", &form).unwrap();
+    let upid = hanging.json()["data"].as_str().unwrap().to_owned();
+    crate::wait_until(|| sim.volumes().len() == 1);
+
+    let (_, state) = control(&address, "GET /state", "");
+    assert_eq!(state["running_tasks"], json!([upid]));
+    assert_eq!(state["volumes"][0]["name"], "vm-9000-disk-0.qcow2");
+    let (_, killed) = run(json!({"do": "kill_task", "kind": "qmcreate", "vmid": 9000}));
+    assert_eq!(killed["killed"], json!([upid]));
+    let (_, state) = control(&address, "GET /state", "");
+    assert_eq!(state["leftovers"].as_array().unwrap().len(), 2, "{}", state["leftovers"]);
+    let (status, answer) = run(json!({"do": "kill_task", "upid": upid}));
+    assert_eq!((status, answer["error"].as_str()), (400, Some(&*format!("no task {upid} runs"))));
+    let (status, _) = run(json!({"do": "set_free", "node": "x", "storage": "10", "bytes": 1}));
+    assert_eq!(status, 400);
+}
+
+#[test]
 fn wrong_commands_are_refused_with_a_sentence() {
     let sim = sim();
     let address = sim.serve_control(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().to_string();

@@ -65,7 +65,11 @@ impl Connection {
     }
 
     pub(crate) fn send(&mut self, raw: &str) -> io::Result<()> {
-        self.stream.write_all(raw.as_bytes())?;
+        self.send_bytes(raw.as_bytes())
+    }
+
+    pub(crate) fn send_bytes(&mut self, raw: &[u8]) -> io::Result<()> {
+        self.stream.write_all(raw)?;
         self.stream.flush()
     }
 
