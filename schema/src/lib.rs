@@ -34,6 +34,7 @@ mod words;
 pub mod cluster;
 pub mod cluster_status;
 pub mod guest;
+pub mod image_format;
 pub mod image_url;
 pub mod images;
 pub mod installation;

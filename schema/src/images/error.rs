@@ -20,7 +20,8 @@ pub enum ImageError {
     /// Somebody else writes to this folder.
     #[error(
         "another process already writes to the image folder {}: a folder serves one API process; \
-         stop the other one, or keep images in a bucket (s3://…), which serves many", folder.display()
+         stop the other one, or keep images in a bucket (s3://…), which serves many",
+        folder.display()
     )]
     InUse { folder: PathBuf },
     /// The store was opened with [`open_read_only`](super::ImageStore::open_read_only).
@@ -31,7 +32,8 @@ pub enum ImageError {
     Full { doing: String, source: Cause },
     /// The system or S3 refuses this process: somebody has to change rights or credentials.
     #[error(
-        "{doing}: this process is not allowed to; check the folder's owner and mode, or the bucket's credentials and policy"
+        "{doing}: this process is not allowed to; check the folder's owner and mode, or the \
+         bucket's credentials and policy"
     )]
     Denied { doing: String, source: Cause },
     /// The store does not answer, or answers nonsense. Retry.
@@ -45,7 +47,8 @@ pub enum ImageError {
     Range { object: ObjectName, bytes: u64, start: u64, end: u64 },
     /// The bytes that came are not those that were promised. Nothing was kept.
     #[error(
-        "the file has the sha256 {actual}, expected {expected}: it was damaged on its way, or is another file; send it again"
+        "the file has the sha256 {actual}, expected {expected}: it was damaged on its way, or is \
+         another file; send it again"
     )]
     Mismatch { expected: String, actual: String },
     /// More than one object can hold.

@@ -230,7 +230,7 @@ fn within(object: &ObjectName, bytes: u64, range: &Range<u64>) -> Result<(), Ima
 }
 
 /// Runs what would block the runtime on a thread for such work.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
     joined(tokio::task::spawn_blocking(work).await)?

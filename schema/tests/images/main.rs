@@ -1,4 +1,5 @@
 //! The image store in a folder and in a bucket, and the checks of images that `qemu-img` made.
 
 mod folder;
+mod formats;
 mod stores;
