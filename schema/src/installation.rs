@@ -8,6 +8,7 @@ use rand::Rng;
 
 use crate::sql::{self, Sql};
 use crate::tables::installation;
+use crate::text::hex;
 use crate::{Conn, DbError};
 
 /// The id of this installation: 16 hexadecimal digits.
@@ -43,7 +44,7 @@ async fn get_or_make(conn: &mut Conn, name: &str, bytes: usize) -> Result<String
     }
     let mut random = [0; 32];
     rand::rng().fill(&mut random[..]);
-    let value: String = random[..bytes].iter().map(|byte| format!("{byte:02x}")).collect();
+    let value = hex(&random[..bytes]);
     let row = Sql::insert("installation", [("name", name.into()), ("value", (&value).into())]);
     match sql::execute(conn, &row).await {
         // Somebody else was first; on PostgreSQL this transaction is lost, so it is run again.

@@ -31,6 +31,7 @@ mod text;
 mod url;
 mod words;
 
+pub mod audit;
 pub mod cluster;
 pub mod cluster_status;
 pub mod guest;
@@ -51,8 +52,11 @@ pub mod sweep;
 pub mod sync_task;
 pub mod template;
 pub mod template_clone;
+pub mod template_view;
+pub mod template_wish;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod token;
 pub mod tombstone;
 pub mod upload;
 

@@ -1,4 +1,4 @@
-//! Text that came over a wire, made fit for a column.
+//! Text made fit for a column.
 
 use std::borrow::Cow;
 
@@ -31,6 +31,12 @@ pub(crate) fn fit_some(text: &mut Option<String>, longest: usize) {
     }
 }
 
+/// Two lower-case digits a byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|nibble| char::from_digit(nibble.into(), 16).unwrap_or('0')).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +51,10 @@ mod tests {
     fn long_text_is_cut_between_characters_and_loses_its_nuls() {
         assert_eq!(fit("äöüßé", 4), "äöüß");
         assert_eq!(fit("a\0b", 4), "ab");
+    }
+
+    #[test]
+    fn hex_has_two_digits_a_byte() {
+        assert_eq!(hex(&[0, 0x0f, 0xa0, 0xff]), "000fa0ff");
     }
 }

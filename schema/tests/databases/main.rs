@@ -9,5 +9,7 @@ mod connections;
 mod lists;
 mod migrations;
 mod mirror;
+mod templates;
+mod tokens;
 mod transactions;
 mod user_columns;
