@@ -17,4 +17,5 @@ mod quiet;
 mod shrinking;
 mod support;
 mod table_source;
+mod templates;
 mod tolerance;

@@ -5,8 +5,10 @@ mod eventually;
 mod http;
 mod mirror;
 mod proxy;
+mod workshop;
 
 pub(crate) use eventually::{eventually, on_every_database};
 pub(crate) use http::get;
 pub(crate) use mirror::{Followed, Mirror, SOON, simulate};
 pub(crate) use proxy::Proxy;
+pub(crate) use workshop::{LATER, Workshop, qcow2, small};
