@@ -349,6 +349,7 @@ impl Client {
         watch: &Watch,
     ) -> Result<Bytes, PveError> {
         let started = Instant::now();
+        let _until_the_answer = watch.guard();
         watch.touch();
         let exchange = async {
             let request = self

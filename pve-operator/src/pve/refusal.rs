@@ -15,6 +15,8 @@ pub enum Refusal {
     /// 5 s ago.
     ConfigPermissionDenied,
     VmidTaken,
+    /// The range of the datacenter's options is used up.
+    NoFreeVmid,
     /// The lock in the guest's configuration: `create`, `clone`, `backup`, `snapshot`, …
     Locked {
         lock: String,
@@ -42,6 +44,10 @@ pub enum Refusal {
     /// No such guest on this node: gone, or moved to another one.
     GuestMissing,
     GuestRunning,
+    /// What was to be started runs.
+    AlreadyRunning,
+    /// The configuration is not the one any more whose digest was given.
+    ConfigChanged,
     /// The worker was killed or its node died; what it began may be there, and its children may
     /// still run.
     Killed,
@@ -117,6 +123,8 @@ pub fn classify(text: &str) -> Refusal {
         Refusal::ConfigPermissionDenied
     } else if is_taken(text) {
         Refusal::VmidTaken
+    } else if has("unable to get any free VMID") {
+        Refusal::NoFreeVmid
     } else if has("\"write\" lock") {
         Refusal::WriteLock
     } else if has("still in use by linked clone") {
@@ -143,7 +151,8 @@ pub fn classify(text: &str) -> Refusal {
         Refusal::BridgeMissing
     } else if has("volume '") && has("' does not exist")
         || has("failed to stat '")
-        || has("no such volume")
+        || has("volume_size_info on '")
+        || has("file_size_info on '")
     {
         Refusal::VolumeMissing
     } else if has("received interrupt") || has("interrupted by signal") {
@@ -163,6 +172,10 @@ pub fn classify(text: &str) -> Refusal {
         Refusal::Protected
     } else if has("is running - destroy failed") || has("if VM is running") {
         Refusal::GuestRunning
+    } else if has("already running") {
+        Refusal::AlreadyRunning
+    } else if has("file change by other user") {
+        Refusal::ConfigChanged
     } else if has("no such cluster node") || has("hostname lookup") {
         Refusal::NodeMissing
     } else if has("can't lock file") || has("got timeout") {
@@ -287,6 +300,8 @@ impl Refusal {
             | Self::Killed
             | Self::Timeout
             | Self::AlreadyTemplate
+            | Self::AlreadyRunning
+            | Self::ConfigChanged
             | Self::ChecksumMismatch { existing: true }
             | Self::FileExists => Again::Soon,
             Self::NoQuorum
@@ -307,6 +322,7 @@ impl Refusal {
             | Self::NoLinkedClone
             | Self::NotShared
             | Self::Protected
+            | Self::NoFreeVmid
             | Self::BridgeMissing
             | Self::PoolMissing
             | Self::Permission { .. } => Again::Never,
@@ -321,6 +337,7 @@ impl Refusal {
                 "the node had lost its cluster; this is tried again once it has quorum"
             }
             Self::VmidTaken => "somebody else took this VMID; another one is chosen",
+            Self::NoFreeVmid => "widen the VMID range of the datacenter's options",
             Self::Locked { lock } => {
                 return format!(
                     "if no task holds the lock '{lock}', an administrator can remove it with 'qm \
@@ -346,6 +363,8 @@ impl Refusal {
             Self::VolumeMissing => "the file is not on the storage any more; it is fetched again",
             Self::GuestMissing => "the guest is gone or on another node",
             Self::GuestRunning => "stop the guest first",
+            Self::AlreadyRunning => "the guest runs already",
+            Self::ConfigChanged => "somebody changed the guest meanwhile; it is looked at again",
             Self::Killed => "the worker was killed or the node went down",
             Self::Interrupted => "somebody stopped the task",
             Self::DownloadFailed(failure) => failure.advice(),
@@ -453,7 +472,11 @@ fn wget_words(line: &str) -> Option<DownloadFailure> {
         Some(DownloadFailure::Unresolved)
     } else if has("ERROR: The certificate of") || has("certificate verify failed") {
         Some(DownloadFailure::Certificate)
-    } else if has("No route to host") || has("unreachable") || has("timed out") {
+    } else if has("No route to host")
+        || has("unreachable")
+        || has("timed out")
+        || has("Can't connect")
+    {
         Some(DownloadFailure::Unreachable)
     } else {
         None

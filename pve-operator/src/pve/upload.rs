@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Cause, PveError};
 
@@ -143,7 +144,11 @@ impl<P: Fn(u64)> Flow<P> {
             }
             self.tail.as_ref()?;
             self.watch.waits_for_source(true);
-            let read = timeout(BIT_PAUSE, self.source.next()).await;
+            let read = tokio::select! {
+                biased;
+                () = self.watch.over.cancelled() => return Some(Err(BodyFault::over())),
+                read = timeout(BIT_PAUSE, self.source.next()) => read,
+            };
             match read {
                 Err(_) => {
                     let bit = self.held.split_to(BIT.min(self.held.len()));
@@ -216,6 +221,11 @@ impl BodyFault {
         }
     }
 
+    fn over() -> Self {
+        let cause = Box::<dyn Error + Send + Sync>::from("the answer came before its end");
+        Self { what: "nobody waits for it any more".to_owned(), cause: cause.into() }
+    }
+
     pub(crate) fn still(idle: Duration) -> Self {
         let cause = format!("no byte of it came for {} s", idle.as_secs_f64());
         Self {
@@ -243,7 +253,10 @@ impl Error for BodyFault {
 
 /// Sees whether an upload moves. Clones see the same one.
 #[derive(Clone)]
-pub(crate) struct Watch(Arc<Mutex<Seen>>);
+pub(crate) struct Watch {
+    seen: Arc<Mutex<Seen>>,
+    over: CancellationToken,
+}
 
 struct Seen {
     at: Instant,
@@ -254,19 +267,25 @@ struct Seen {
 impl Watch {
     pub(crate) fn new() -> Self {
         let seen = Seen { at: Instant::now(), waits_for_source: false, ended: false };
-        Self(Arc::new(Mutex::new(seen)))
+        Self { seen: Arc::new(Mutex::new(seen)), over: CancellationToken::new() }
+    }
+
+    /// Ends the body when it is dropped. A connection would go on to send it after an answer that
+    /// came early, as a refusal does.
+    pub(crate) fn guard(&self) -> DropGuard {
+        self.over.clone().drop_guard()
     }
 
     pub(crate) fn touch(&self) {
-        self.0.lock().at = Instant::now();
+        self.seen.lock().at = Instant::now();
     }
 
     fn waits_for_source(&self, waits: bool) {
-        self.0.lock().waits_for_source = waits;
+        self.seen.lock().waits_for_source = waits;
     }
 
     fn ended(&self) {
-        let mut seen = self.0.lock();
+        let mut seen = self.seen.lock();
         (seen.at, seen.waits_for_source, seen.ended) = (Instant::now(), false, true);
     }
 
@@ -275,7 +294,7 @@ impl Watch {
     pub(crate) async fn stalled(&self, idle: Duration) -> Option<BodyFault> {
         loop {
             let (until, waits) = {
-                let seen = self.0.lock();
+                let seen = self.seen.lock();
                 let pause = if seen.ended { idle * 4 } else { idle };
                 (seen.at + pause, seen.waits_for_source)
             };

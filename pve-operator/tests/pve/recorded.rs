@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::server::{Identity, Reply, Server};
 
-struct Recording {
-    status: u64,
-    reason: String,
-    body: String,
+pub(crate) struct Recording {
+    pub(crate) status: u64,
+    pub(crate) reason: String,
+    pub(crate) body: String,
 }
 
-fn recording(name: &str) -> Recording {
+pub(crate) fn recording(name: &str) -> Recording {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded").join(name);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -31,6 +31,13 @@ fn recording(name: &str) -> Recording {
         reason: response["reason"].as_str().unwrap().to_owned(),
         body,
     }
+}
+
+/// The lines of a recorded log.
+pub(crate) fn log_lines(name: &str) -> Vec<String> {
+    let body: Value = serde_json::from_str(&recording(name).body).unwrap();
+    let lines = body["data"].as_array().unwrap().iter();
+    lines.map(|line| line["t"].as_str().unwrap().to_owned()).collect()
 }
 
 fn resources(name: &str) -> Resources {

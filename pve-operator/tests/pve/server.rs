@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use pve_operator::pve::{ApiToken, ClientConfig, Fingerprint, Reader, Trust};
+use pve_operator::pve::{ApiToken, ClientConfig, Fingerprint, FirstUse, Reader, Trust};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{
@@ -33,6 +33,27 @@ impl Identity {
         let key = KeyPair::generate().unwrap();
         let cert = params(names).self_signed(&key).unwrap();
         Self { der: cert.der().clone(), key: key.serialize_der(), pem: cert.pem() }
+    }
+
+    /// Takes TLS connections with this certificate.
+    pub(crate) fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![self.der.clone()],
+                PrivateKeyDer::try_from(self.key.clone()).unwrap(),
+            )
+            .unwrap();
+        tokio_rustls::TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Believed for its fingerprint.
+    pub(crate) fn trust(&self) -> Trust {
+        let fingerprint = self.fingerprint().to_string();
+        Trust::parse(Some(&fingerprint), None, false, FirstUse::default()).unwrap()
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {
@@ -130,17 +151,7 @@ impl Server {
         identity: &Identity,
         answer: impl Fn(&str) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![identity.der.clone()],
-                PrivateKeyDer::try_from(identity.key.clone()).unwrap(),
-            )
-            .unwrap();
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let acceptor = identity.acceptor();
         let (listener, address) = listen(address).await;
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (seen, answer): (_, Answering) = (requests.clone(), Arc::new(answer));
@@ -185,7 +196,7 @@ impl Server {
         format!("https://{}", self.address)
     }
 
-    /// Heads of the requests that were received.
+    /// The requests that were received, each with its body.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
@@ -217,7 +228,13 @@ async fn serve(
         if !head.ends_with(b"\r\n\r\n") {
             continue;
         }
-        let text = String::from_utf8(std::mem::take(&mut head)).unwrap();
+        let mut text = String::from_utf8(std::mem::take(&mut head)).unwrap();
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        if stream.read_exact(&mut body).await.is_err() {
+            return;
+        }
+        text.push_str(&String::from_utf8_lossy(&body));
         let path = text.split(' ').nth(1).unwrap().trim_start_matches("/api2/json").to_owned();
         seen.lock().unwrap().push(text);
         match answer(&path) {
