@@ -52,6 +52,10 @@ const BIT: usize = 16;
 /// Held back for bits: enough for a source that is slow for two minutes, which no caller waits for.
 const RESERVE: usize = 1024;
 
+/// The most that is handed over at once. That the connection takes the next one is what shows that
+/// an upload moves, however large the chunks of its source are.
+const PIECE: usize = 64 << 10;
+
 impl Parcel {
     /// `boundary` must not occur in the file; 24 random letters do not.
     pub(crate) fn new<S, E>(
@@ -134,13 +138,8 @@ impl<P: Fn(u64)> Flow<P> {
     async fn next(&mut self) -> Option<Result<Bytes, BodyFault>> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
-                // The head says nothing of the file.
-                if self.seen > 0 && self.given < self.expected {
-                    self.given += chunk.len() as u64;
-                    self.given = self.given.min(self.expected);
-                    (self.progress)(self.given);
-                }
-                return Some(Ok(chunk));
+                self.watch.touch();
+                return Some(Ok(self.give(chunk)));
             }
             self.tail.as_ref()?;
             self.watch.waits_for_source(true);
@@ -153,7 +152,7 @@ impl<P: Fn(u64)> Flow<P> {
                 Err(_) => {
                     let bit = self.held.split_to(BIT.min(self.held.len()));
                     if !bit.is_empty() {
-                        self.ready.push_back(bit);
+                        return Some(Ok(self.give(bit)));
                     }
                 }
                 Ok(Some(Ok(chunk))) => {
@@ -175,6 +174,16 @@ impl<P: Fn(u64)> Flow<P> {
         }
     }
 
+    /// Counts what goes out of the file. The head goes before anything was seen of it, the tail
+    /// after all of it was given.
+    fn give(&mut self, chunk: Bytes) -> Bytes {
+        if self.seen > 0 && self.given < self.expected {
+            self.given += chunk.len() as u64;
+            (self.progress)(self.given);
+        }
+        chunk
+    }
+
     fn take(&mut self, mut chunk: Bytes) -> Result<(), BodyFault> {
         self.seen += chunk.len() as u64;
         if self.seen > self.expected {
@@ -193,9 +202,12 @@ impl<P: Fn(u64)> Flow<P> {
             self.held = Bytes::new();
             chunk = both.into();
         }
-        let out = chunk.split_to(chunk.len().saturating_sub(RESERVE));
+        let mut out = chunk.split_to(chunk.len().saturating_sub(RESERVE));
         let held = std::mem::replace(&mut self.held, chunk);
-        self.ready.extend([held, out].into_iter().filter(|it| !it.is_empty()));
+        self.ready.extend([held].into_iter().filter(|it| !it.is_empty()));
+        while !out.is_empty() {
+            self.ready.push_back(out.split_to(PIECE.min(out.len())));
+        }
         Ok(())
     }
 }

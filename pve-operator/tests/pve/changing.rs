@@ -208,22 +208,22 @@ async fn a_change_goes_through_another_node_while_its_own_takes_no_connection() 
 #[tokio::test]
 async fn a_change_has_a_connection_of_its_own() {
     let identity = Identity::self_signed(&["pve1"]);
-    let used = std::sync::atomic::AtomicUsize::new(0);
-    // Each connection is good for one request only, and does not say so.
-    let server = Server::start(&identity, move |_| {
-        let body = format!("{{\"data\":\"{UPID}\"}}");
-        used.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-        Reply::Last((head + &body).into())
+    let server = Server::start(&identity, |path| match path {
+        "/cluster/resources" => Reply::json(r#"{"data":[]}"#),
+        _ => task(),
     })
     .await;
-    let changer = Changer::new(&server.reader(identity.trust()));
+    let reader = server.reader(identity.trust());
+    let changer = Changer::new(&reader);
 
-    for _ in 0..5 {
+    reader.resources().await.unwrap();
+    reader.resources().await.unwrap();
+    assert_eq!(server.connections(), 1, "questions share one");
+    for _ in 0..3 {
         changer.start_guest(&node(), vmid(1)).await.unwrap();
     }
 
-    assert_eq!(server.requests().len(), 5);
+    assert_eq!(server.connections(), 4);
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use pve_operator::pve::{ApiToken, ClientConfig, Fingerprint, FirstUse, Reader, Trust};
@@ -132,6 +135,7 @@ impl Reply {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
+    connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
@@ -154,11 +158,14 @@ impl Server {
         let acceptor = identity.acceptor();
         let (listener, address) = listen(address).await;
         let requests = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
         let (seen, answer): (_, Answering) = (requests.clone(), Arc::new(answer));
+        let count = connections.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, seen, answer) = (acceptor.clone(), seen.clone(), answer.clone());
                 connections.spawn(async move {
                     if let Ok(stream) = acceptor.accept(stream).await {
@@ -167,7 +174,7 @@ impl Server {
                 });
             }
         });
-        Self { address, requests, _tasks: tasks }
+        Self { address, requests, connections, _tasks: tasks }
     }
 
     /// Without TLS.
@@ -176,10 +183,13 @@ impl Server {
     ) -> Self {
         let (listener, address) = listen("127.0.0.1:0").await;
         let requests = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
         let (seen, answer): (_, Answering) = (requests.clone(), Arc::new(answer));
+        let count = connections.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
                 let mut first = [0; 1];
                 if stream.read(&mut first).await.is_ok() {
                     seen.lock().unwrap().push(String::new());
@@ -189,7 +199,7 @@ impl Server {
                 }
             }
         });
-        Self { address, requests, _tasks: tasks }
+        Self { address, requests, connections, _tasks: tasks }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -199,6 +209,10 @@ impl Server {
     /// The requests that were received, each with its body.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub(crate) fn reader(&self, trust: Trust) -> Reader {

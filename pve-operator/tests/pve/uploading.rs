@@ -85,6 +85,11 @@ struct Receiver {
 
 impl Receiver {
     async fn start(identity: &Identity) -> Self {
+        Self::slow(identity, Duration::ZERO).await
+    }
+
+    /// Pauses after each read of at most 256 KiB.
+    async fn slow(identity: &Identity, pause: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (request, raw): (Arc<Mutex<Vec<u8>>>, _) = Default::default();
@@ -93,8 +98,11 @@ impl Receiver {
         tasks.spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             let mut stream = acceptor.accept(Tapped { stream, raw: tap }).await.unwrap();
-            let mut buffer = vec![0; 1 << 16];
+            let mut buffer = vec![0; 1 << 18];
             loop {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 let read = stream.read(&mut buffer).await.unwrap_or(0);
                 let mut request = into.lock().unwrap();
                 request.extend_from_slice(&buffer[..read]);
@@ -295,7 +303,7 @@ async fn an_upload_that_stands_still_is_given_up_and_says_which_side_it_was() {
     assert_eq!((error.class(), error.effect()), (ErrorClass::Timeout, Effect::Unknown));
 }
 
-/// 5 s pass in PVE before its parser would time out; ours is of the whole request otherwise.
+/// 20 minutes, where a request has 35 s.
 #[tokio::test(start_paused = true)]
 async fn a_long_upload_is_not_cut_off_by_the_timeout_of_a_request() {
     let identity = Identity::self_signed(&["pve1"]);
@@ -306,6 +314,19 @@ async fn a_long_upload_is_not_cut_off_by_the_timeout_of_a_request() {
     });
 
     upload(&receiver.reader(&identity), &file(120_000), body).await.unwrap();
+}
+
+/// One chunk of 24 MiB, taken at less than 256 KiB a second: it moves, and that is enough.
+#[tokio::test(start_paused = true)]
+async fn a_slow_network_is_no_standstill_however_large_the_chunks_are() {
+    let identity = Identity::self_signed(&["pve1"]);
+    let receiver = Receiver::slow(&identity, Duration::from_secs(1)).await;
+    let size = 24 << 20;
+    let started = tokio::time::Instant::now();
+
+    upload(&receiver.reader(&identity), &file(size as u64), chunks(&[size])).await.unwrap();
+
+    assert!(started.elapsed() > Duration::from_secs(90), "else this shows nothing");
 }
 
 #[tokio::test]
