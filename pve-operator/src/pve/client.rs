@@ -10,12 +10,13 @@ use url::{Url, form_urlencoded};
 use super::{
     ApiToken, ErrorClass, Limits, NodeName, PveError, Trust,
     breaker::{BreakerPauses, Severity},
-    error::{TimedOut, find_cause},
+    error::TimedOut,
     failover::{Endpoint, Failover, parse_api_url},
     limits::{Gates, Scope},
     path::ApiPath,
-    tls::{Verifier, tls_error_in},
-    upload::{BodyFault, Parcel, Watch},
+    tls::Verifier,
+    upload::{Parcel, Watch},
+    verdict::{Blame, failed, judge},
 };
 
 /// How one cluster is asked.
@@ -157,10 +158,6 @@ const IDLE: Duration = Duration::from_secs(4);
 
 /// Addresses that one request is tried at: each may cost a connect timeout.
 const ADDRESSES: usize = 3;
-
-/// A connection that breaks this soon was most likely one that PVE had closed meanwhile, or a
-/// node going down; a later one is a node in trouble, and its successor would inherit it.
-const SOON: Duration = Duration::from_secs(3);
 
 impl Client {
     pub(crate) fn new(config: ClientConfig) -> Result<Self, PveError> {
@@ -502,84 +499,5 @@ fn shorter(one: Option<PveError>, other: PveError) -> PveError {
     match one {
         Some(one) if pause(&one) <= pause(&other) => one,
         _ => other,
-    }
-}
-
-/// What reqwest's error means here.
-fn failed(
-    endpoint: &Endpoint,
-    call: &Call<'_>,
-    started: Instant,
-    error: reqwest::Error,
-) -> PveError {
-    if let Some(fault) = find_cause::<BodyFault>(&error) {
-        return fault.clone().into_error(call.name());
-    }
-    let host = endpoint.authority().to_owned();
-    let found = tls_error_in(&error)
-        .map(|(tls, distrust)| (distrust.map(|it| it.presented), tls.clone(), distrust.cloned()));
-    match found {
-        // After the handshake an alert is just a connection that broke.
-        Some((presented, tls, distrust)) if error.is_connect() => {
-            let source: super::Cause = match distrust {
-                Some(distrust) => Arc::new(distrust),
-                None => Arc::new(tls),
-            };
-            PveError::Tls { host, presented, source }
-        }
-        _ if error.is_connect() => {
-            PveError::Connect { host, source: Arc::new(error.without_url()) }
-        }
-        _ if error.is_decode() && find_cause::<hyper::Error>(&error).is_none() => {
-            PveError::Decode { request: call.name(), source: Arc::new(error.without_url()) }
-        }
-        _ => PveError::NoAnswer {
-            request: call.name(),
-            host,
-            waited: started.elapsed(),
-            source: Arc::new(error.without_url()),
-        },
-    }
-}
-
-/// Whose fault an error is, and whether another address may do better.
-#[derive(Debug, Eq, PartialEq)]
-struct Verdict {
-    blame: Blame,
-    try_another: bool,
-}
-
-#[derive(Debug, Eq, PartialEq)]
-enum Blame {
-    /// It answered; what it said is for the caller.
-    Nobody,
-    /// The address we asked at.
-    Entry(Severity),
-    /// The node the request was for.
-    Target(Severity),
-    /// The address is not believed.
-    Trust,
-}
-
-fn judge(error: &PveError, scope: Scope<'_>, elapsed: Duration) -> Verdict {
-    let verdict = |blame, try_another| Verdict { blame, try_another };
-    match error {
-        PveError::Connect { .. } => verdict(Blame::Entry(Severity::Gone), true),
-        PveError::Tls { .. } | PveError::NotHttps { .. } => verdict(Blame::Trust, true),
-        PveError::NoAnswer { source, .. } => {
-            let again = elapsed < SOON && !source.is::<TimedOut>();
-            verdict(Blame::Entry(Severity::Shaky), again)
-        }
-        PveError::Refused { status: status @ 595..=599, .. } => {
-            let severity = if *status == 595 { Severity::Gone } else { Severity::Shaky };
-            match scope.node() {
-                Some(_) => verdict(Blame::Target(severity), false),
-                // pveproxy is there and its pvedaemon is not.
-                None => verdict(Blame::Entry(severity), elapsed < SOON),
-            }
-        }
-        // A reverse proxy speaks, not PVE.
-        PveError::Refused { status: 502..=504, .. } => verdict(Blame::Entry(Severity::Shaky), true),
-        _ => verdict(Blame::Nobody, false),
     }
 }

@@ -18,6 +18,7 @@
 //! Reading is tolerant (a number may be a string, one bad element costs only itself); writing is
 //! strict ([`NodeName`], [`Vmid`], [`StorageName`], [`Upid`] are checked before a request exists).
 
+mod advice;
 mod answers;
 mod breaker;
 mod changer;
@@ -41,8 +42,10 @@ mod tls;
 mod token;
 mod upid;
 mod upload;
+mod verdict;
 mod volid;
 
+pub use advice::Again;
 pub use answers::{
     Certificate, ClusterStatus, GuestConfig, GuestInterface, InterfaceAddress, Interfaces,
     MemberNode, Membership, NodeListing, NodeStorage, Version,
@@ -60,7 +63,7 @@ pub use permissions::{MIRROR, Need, Permissions, guest_ips_need};
 pub use progress::{download_progress, import_progress};
 pub use reader::Reader;
 pub use refusal::{
-    Again, DownloadFailure, Refusal, classify, classify_task, error_text, without_url_secrets,
+    DownloadFailure, Refusal, classify, classify_task, error_text, without_url_secrets,
 };
 pub use reply::Listed;
 pub use resources::{GuestKind, GuestRow, NodeRow, Resources, StorageRow};

@@ -23,7 +23,7 @@ use super::{
     sending::{SendError, State},
     staging,
 };
-use crate::pve::{PveError, Refusal, Upid, classify};
+use crate::pve::{Effect, PveError, Refusal, Upid, classify};
 
 /// Why a pass ended early. The next one starts by looking.
 #[derive(Debug, thiserror::Error)]
@@ -169,9 +169,18 @@ impl<'a> Pass<'a> {
                 self.write().await?;
                 Ok(self.shared.soon())
             }
+            // It did not get as far as PVE: no try of the attempt was lost.
+            Err(SendError::Pve(error))
+                if error.effect() == Effect::None && refusal_of(&error).is_none() =>
+            {
+                self.nothing_asked();
+                self.told.blocked_reason = Some(error.report());
+                self.write().await?;
+                Err(error.into())
+            }
             Err(error) => {
                 let refusal = match &error {
-                    SendError::Pve(error) => Refusal::of(error).unwrap_or(Refusal::Other),
+                    SendError::Pve(error) => refusal_of(error).unwrap_or(Refusal::Other),
                     SendError::Image(_) | SendError::Stopped => Refusal::Other,
                 };
                 let words = match error {

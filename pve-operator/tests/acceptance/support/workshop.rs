@@ -75,6 +75,13 @@ impl Workshop {
     pub(crate) async fn start(&mut self) {
         self.mirror.start().await;
         self.mirror.until_equal(&self.it).await;
+        // Images are sent to each node's own address, whose certificate must be known for that.
+        eventually("the nodes' certificates are learned", LATER, || async {
+            let status = self.mirror.status(self.cluster()).await;
+            let learned = status.and_then(|status| status.learned_fingerprints);
+            learned.map(drop).ok_or("none are")
+        })
+        .await;
     }
 
     pub(crate) fn sim(&self) -> &Sim {
