@@ -261,6 +261,9 @@ impl Refusal {
             Self::NodeMissing => "node_missing",
             Self::Permission { .. } => "permission",
             Self::Timeout => "timeout",
+            Self::NoFreeVmid => "no_free_vmid",
+            Self::AlreadyRunning => "already_running",
+            Self::ConfigChanged => "config_changed",
             Self::Other => "other",
         }
     }

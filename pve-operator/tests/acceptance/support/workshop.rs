@@ -22,7 +22,9 @@ use super::{Followed, Mirror, eventually};
 pub(crate) const LATER: Duration = Duration::from_mins(1);
 
 /// What makes the template flow as quick as makes sense.
-const OPTIONS: [(&str, &str); 4] = [
+const OPTIONS: [(&str, &str); 5] = [
+    // What is learned of certificates is written as often.
+    ("--usage-interval", "300ms"),
     ("--task-interval", "100ms"),
     ("--answer-patience", "2s"),
     ("--retry-base", "200ms"),
