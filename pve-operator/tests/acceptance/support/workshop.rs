@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use pve_sim::{Config, Sim};
 use schema::{
-    ClusterId, InstanceId, SyncTaskId, TemplateId, UploadId,
+    CloneId, ClusterId, InstanceId, SyncTaskId, TemplateId, UploadId,
     images::ImageStore,
     instance::{self, InstanceRow, InstanceStatus},
     sync_task::{self, SyncTaskRow, TaskStatus},
     template::{self, TemplateRow},
+    template_clone::{self, CloneStatus, NewClone},
     template_wish::{self, Inserted, NewUpload, Place, Placement, Under},
     testing::TestDatabase,
     upload::{self, UploadRow},
@@ -224,6 +225,69 @@ impl Workshop {
             .db()
             .write(async |conn| template_wish::retire(conn, asked.template, "test").await);
         retire.await.expect("it can be deleted");
+    }
+
+    /// Wants a guest made of a template.
+    pub(crate) async fn clone_guest(
+        &self,
+        asked: &Asked,
+        name: &str,
+        node: &str,
+        is_full: bool,
+    ) -> CloneId {
+        let nodes = self.mirror.nodes(self.cluster()).await;
+        let node_id = nodes.iter().find(|it| it.synced.node_name == node).expect("it has a row").id;
+        let new = NewClone {
+            template_id: asked.template,
+            upload_id: asked.upload,
+            cluster_id: self.cluster(),
+            node_id,
+            node_name: node,
+            guest_name: name,
+            is_full,
+            storage_name: None,
+            cores: Some(4),
+            memory_mb: None,
+            is_started: false,
+            creator: None,
+        };
+        let insert = self.mirror.db().write(async |conn| template_clone::insert(conn, &new).await);
+        insert.await.expect("the row can be written")
+    }
+
+    /// Waits until the guest is made, and says its VMID.
+    pub(crate) async fn until_cloned(&self, id: CloneId) -> u32 {
+        eventually("the clone is there", LATER, || async {
+            let mut conn = self.mirror.db().conn().await.unwrap();
+            let row = template_clone::get(&mut conn, id).await.unwrap().expect("it has a row").told;
+            match row.status {
+                CloneStatus::Completed => Ok(u32::try_from(row.vmid).unwrap()),
+                _ => Err(row),
+            }
+        })
+        .await
+    }
+
+    /// Destroys a guest and its disks, as somebody does in PVE's own interface.
+    pub(crate) fn destroy_by_hand(&self, vmid: u32) {
+        self.sim().edit(|world| {
+            world.volumes.retain(|volume| volume.vmid != vmid);
+            world.guests.remove(&vmid);
+        });
+    }
+
+    /// The paths that were changed by POST and contain `part`.
+    pub(crate) fn posts(&self, part: &str) -> Vec<String> {
+        let tasks = self.sim().tasks();
+        let kind = match part {
+            "/clone" => "qmclone",
+            other => other,
+        };
+        tasks
+            .iter()
+            .filter(|task| task.kind == kind)
+            .map(|task| format!("/nodes/{}/qemu/{}{part}", task.node, task.id))
+            .collect()
     }
 
     pub(crate) async fn on(&self, asked: &Asked, node: &str) -> InstanceRow {

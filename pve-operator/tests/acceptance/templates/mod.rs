@@ -1,3 +1,7 @@
 //! Templates: from an image to a guest on every node, and away again.
 
+mod cancelling;
+mod cloning;
+mod deleting;
 mod making;
+mod numbers;
