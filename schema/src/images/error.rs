@@ -83,3 +83,22 @@ impl ImageError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_sorted_by_what_helps() {
+        let sorted = |kind: io::ErrorKind| ImageError::io("write", Path::new("/x"), kind.into());
+
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            assert!(matches!(sorted(kind), ImageError::Full { .. }), "{kind}");
+        }
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem] {
+            assert!(matches!(sorted(kind), ImageError::Denied { .. }), "{kind}");
+        }
+        assert!(sorted(io::ErrorKind::Other).is_transient());
+        assert!(sorted(io::ErrorKind::StorageFull).to_string().starts_with("write /x: "));
+    }
+}

@@ -236,6 +236,12 @@ pub(super) struct Unfinished {
 
 /// All methods block.
 impl Unfinished {
+    #[cfg(test)]
+    pub(super) fn written_to(mut self, device: File) -> Self {
+        self.file = Some(device);
+        self
+    }
+
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         use io::Write as _;
         let Some(file) = &mut self.file else { return Err(ImageError::NotWhole) };

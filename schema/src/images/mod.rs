@@ -12,11 +12,13 @@
 //!
 //! Who refers to an image is for the tables to say: the store lists, and deletes what it is told.
 
+mod bucket;
 mod digest;
 mod error;
 mod folder;
 mod location;
 mod name;
+mod parts;
 mod sink;
 mod writer;
 
@@ -30,6 +32,7 @@ use futures::stream::{Stream, StreamExt as _};
 use tokio::task::JoinError;
 use url::Url;
 
+use bucket::Bucket;
 use folder::Folder;
 use location::Location;
 use sink::Sink;
@@ -45,6 +48,7 @@ pub struct ImageStore(Place);
 #[derive(Clone)]
 enum Place {
     Folder(Arc<Folder>),
+    Bucket(Arc<Bucket>),
 }
 
 /// An image in the store, as [`ImageStore::list`] saw it.
@@ -69,10 +73,15 @@ impl ImageStore {
     /// writes to this folder; [`ImageError::Denied`], [`ImageError::Full`] or
     /// [`ImageError::Unavailable`] if the folder takes no files.
     pub fn open(url: &str) -> Result<Self, ImageError> {
-        match Location::parse(url)? {
-            Location::Folder(root) => Ok(Self(Place::Folder(Arc::new(Folder::open(root)?)))),
-            Location::Bucket(_) => Err(ImageError::Url("s3:// is not there yet".to_owned())),
-        }
+        Self::open_with(url, |name| std::env::var(name).ok())
+    }
+
+    /// As [`open`](Self::open), with credentials from elsewhere than the environment.
+    pub fn open_with(url: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, ImageError> {
+        Ok(Self(match Location::parse(url)? {
+            Location::Folder(root) => Place::Folder(Arc::new(Folder::open(root)?)),
+            Location::Bucket(url) => Place::Bucket(Arc::new(Bucket::open(&url, env, true)?)),
+        }))
     }
 
     /// Opens a store beside the process that writes to it; whatever would change it is
@@ -82,12 +91,11 @@ impl ImageStore {
     ///
     /// [`ImageError::Url`].
     pub fn open_read_only(url: &str) -> Result<Self, ImageError> {
-        match Location::parse(url)? {
-            Location::Folder(root) => {
-                Ok(Self(Place::Folder(Arc::new(Folder::open_read_only(root)))))
-            }
-            Location::Bucket(_) => Err(ImageError::Url("s3:// is not there yet".to_owned())),
-        }
+        let env = |name: &str| std::env::var(name).ok();
+        Ok(Self(match Location::parse(url)? {
+            Location::Folder(root) => Place::Folder(Arc::new(Folder::open_read_only(root))),
+            Location::Bucket(url) => Place::Bucket(Arc::new(Bucket::open(&url, env, false)?)),
+        }))
     }
 
     /// Whether the store answers and takes what it is given: for readiness.
@@ -103,6 +111,7 @@ impl ImageStore {
                 let folder = Arc::clone(folder);
                 blocking(move || folder.check()).await
             }
+            Place::Bucket(bucket) => bucket.check().await,
         }
     }
 
@@ -116,6 +125,9 @@ impl ImageStore {
                 let file = blocking(move || folder.create()).await?;
                 Ok(ImageWriter::new(Sink::file(file)))
             }
+            Place::Bucket(bucket) => {
+                Ok(ImageWriter::new(Sink::Parts(Box::new(bucket.create().await?))))
+            }
         }
     }
 
@@ -126,6 +138,7 @@ impl ImageStore {
                 let (folder, object) = (Arc::clone(folder), object.clone());
                 blocking(move || folder.stat(&object)).await
             }
+            Place::Bucket(bucket) => bucket.stat(object).await,
         }
     }
 
@@ -151,20 +164,21 @@ impl ImageStore {
                 within(object, bytes, &range)?;
                 Ok(folder::read(file, object.clone(), range).boxed())
             }
+            Place::Bucket(bucket) => bucket.read(object, range).await,
         }
     }
 
     /// A URL that gives the image to whoever has it, until `ttl` (at most 7 days) is over.
     ///
     /// `None` for a folder: there the API serves the bytes itself.
-    #[expect(clippy::unused_async, reason = "a bucket's credentials may have to be fetched")]
     pub async fn signed_url(
         &self,
-        _object: &ObjectName,
-        _ttl: Duration,
+        object: &ObjectName,
+        ttl: Duration,
     ) -> Result<Option<Url>, ImageError> {
         match &self.0 {
             Place::Folder(_) => Ok(None),
+            Place::Bucket(bucket) => bucket.signed_url(object, ttl).await.map(Some),
         }
     }
 
@@ -175,6 +189,7 @@ impl ImageStore {
                 let (folder, object) = (Arc::clone(folder), object.clone());
                 blocking(move || folder.delete(&object)).await
             }
+            Place::Bucket(bucket) => bucket.delete(object).await,
         }
     }
 
@@ -189,6 +204,8 @@ impl ImageStore {
                 let (folder, seen) = (Arc::clone(folder), seen.clone());
                 blocking(move || folder.delete_unchanged(&seen)).await
             }
+            // A name there is of one upload, so it can not have come again.
+            Place::Bucket(bucket) => bucket.delete(&seen.name).await.map(|()| true),
         }
     }
 
@@ -199,6 +216,7 @@ impl ImageStore {
                 let folder = Arc::clone(folder);
                 blocking(move || folder.list()).await
             }
+            Place::Bucket(bucket) => bucket.list().await,
         }
     }
 
@@ -210,6 +228,7 @@ impl ImageStore {
                 let folder = Arc::clone(folder);
                 blocking(move || folder.sweep_unfinished(older_than)).await
             }
+            Place::Bucket(bucket) => bucket.sweep_unfinished(older_than).await,
         }
     }
 }
@@ -218,6 +237,7 @@ impl fmt::Debug for ImageStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Place::Folder(folder) => f.debug_tuple("ImageStore").field(folder).finish(),
+            Place::Bucket(bucket) => f.debug_tuple("ImageStore").field(bucket).finish(),
         }
     }
 }

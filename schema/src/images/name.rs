@@ -21,6 +21,10 @@ impl ObjectName {
         format!("{BY_CONTENT}/{sha256}").parse()
     }
 
+    pub(super) fn of_upload(id: &str) -> Result<Self, ImageError> {
+        format!("{BY_UPLOAD}/{id}").parse()
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

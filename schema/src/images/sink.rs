@@ -7,12 +7,14 @@ use tokio::task::JoinHandle;
 
 use super::digest::{Chunk, WAITING};
 use super::folder::Unfinished;
+use super::parts::Parts;
 use super::{ImageError, ObjectName};
 
 /// Takes bytes in order.
 #[derive(Debug)]
 pub(super) enum Sink {
     File(FileSink),
+    Parts(Box<Parts>),
 }
 
 /// All bytes are safe, none is visible. Dropped, they are gone.
@@ -20,13 +22,14 @@ pub(super) enum Sink {
 #[must_use]
 pub(super) enum Sealed {
     File(Unfinished),
+    Parts(Box<Parts>),
 }
 
 impl Sink {
     pub(super) fn file(file: Unfinished) -> Self {
         let (orders, waiting) = mpsc::channel(WAITING);
         let thread = tokio::task::spawn_blocking(move || write_file(file, waiting));
-        Self::File(FileSink { orders, thread })
+        Self::File(FileSink { orders, thread: Some(thread) })
     }
 
     /// # Errors
@@ -38,6 +41,8 @@ impl Sink {
                 Ok(()) => Ok(()),
                 Err(_) => Err(file.failure().await),
             },
+            // The room goes back at once; what a part holds is bounded by its size.
+            Self::Parts(parts) => parts.take(chunk.bytes.clone()).await,
         }
     }
 
@@ -47,10 +52,15 @@ impl Sink {
                 if file.orders.send(Order::Seal).await.is_err() {
                     return Err(file.failure().await);
                 }
-                match super::joined(file.thread.await)?? {
+                let Some(thread) = file.thread.take() else { return Err(ImageError::NotWhole) };
+                match super::joined(thread.await)?? {
                     Some(file) => Ok(Sealed::File(file)),
                     None => Err(ImageError::NotWhole),
                 }
+            }
+            Self::Parts(mut parts) => {
+                parts.seal().await?;
+                Ok(Sealed::Parts(parts))
             }
         }
     }
@@ -59,9 +69,12 @@ impl Sink {
         match self {
             Self::File(FileSink { orders, thread }) => {
                 drop(orders);
-                // Whatever it says, the file is gone.
-                drop(thread.await);
+                if let Some(thread) = thread {
+                    // Whatever it says, the file is gone.
+                    drop(thread.await);
+                }
             }
+            Self::Parts(parts) => parts.abort().await,
         }
     }
 }
@@ -73,6 +86,7 @@ impl Sealed {
                 let sha256 = sha256.to_owned();
                 super::blocking(move || file.publish(&sha256)).await
             }
+            Self::Parts(parts) => parts.publish().await,
         }
     }
 
@@ -82,6 +96,7 @@ impl Sealed {
                 let removed = tokio::task::spawn_blocking(move || drop(file)).await;
                 drop(removed); // the file says itself if it stays
             }
+            Self::Parts(parts) => parts.abort().await,
         }
     }
 }
@@ -90,7 +105,8 @@ impl Sealed {
 #[derive(Debug)]
 pub(super) struct FileSink {
     orders: Sender<Order>,
-    thread: JoinHandle<Result<Option<Unfinished>, ImageError>>,
+    /// `None` once it ended and said why.
+    thread: Option<JoinHandle<Result<Option<Unfinished>, ImageError>>>,
 }
 
 #[derive(Debug)]
@@ -103,7 +119,8 @@ enum Order {
 impl FileSink {
     /// Why the thread ended before it was told to.
     async fn failure(&mut self) -> ImageError {
-        match super::joined((&mut self.thread).await) {
+        let Some(thread) = self.thread.take() else { return ImageError::NotWhole };
+        match super::joined(thread.await) {
             Ok(Err(error)) | Err(error) => error,
             Ok(Ok(_)) => ImageError::NotWhole,
         }
@@ -124,4 +141,51 @@ fn write_file(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::folder::{Folder, Unfinished};
+    use super::super::writer::ImageWriter;
+    use super::*;
+
+    /// An upload whose bytes go to a device that is always full, and the folder that it is in.
+    fn to_a_full_disk() -> (tempfile::TempDir, Unfinished) {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Arc::new(Folder::open(root.path().to_owned()).unwrap());
+        let device = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let unfinished = folder.create().unwrap().written_to(device);
+        (root, unfinished)
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_and_leaves_nothing() {
+        let (root, unfinished) = to_a_full_disk();
+        let unfinished_files =
+            || std::fs::read_dir(root.path().join("unfinished")).unwrap().count();
+        assert_eq!(unfinished_files(), 1);
+
+        let mut writer = ImageWriter::new(Sink::file(unfinished));
+        let mut written = Ok(());
+        while written.is_ok() {
+            written = writer.write(vec![7; 100_000].into()).await;
+        }
+        let finished = writer.finish(None).await;
+
+        assert!(matches!(written, Err(ImageError::Full { .. })), "{written:?}");
+        assert!(matches!(finished, Err(ImageError::NotWhole)), "{finished:?}");
+        assert_eq!(unfinished_files(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_full_at_the_end_is_said_too() {
+        let (root, unfinished) = to_a_full_disk();
+
+        let mut writer = ImageWriter::new(Sink::file(unfinished));
+        writer.write("a few bytes".into()).await.unwrap();
+        let finished = writer.finish(None).await;
+
+        assert!(matches!(finished, Err(ImageError::Full { .. })), "{finished:?}");
+        assert_eq!(std::fs::read_dir(root.path().join("unfinished")).unwrap().count(), 0);
+    }
 }

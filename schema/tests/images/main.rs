@@ -1,5 +1,6 @@
 //! The image store in a folder and in a bucket, and the checks of images that `qemu-img` made.
 
+mod bucket;
 mod folder;
 mod formats;
 mod stores;
