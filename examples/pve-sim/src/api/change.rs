@@ -114,9 +114,39 @@ fn well_formed(key: &str, value: &str) -> Result<(), Refusal> {
             "invalid format - format error\nmemory.current: value must have a minimum value of \
              16\n",
         ),
+        _ if is_card(key) && !CARDS.contains(&model(value)) => bad(&format!(
+            "invalid format - format error\n{key}.model: value '{}' does not have a value in the \
+             enumeration '{}'\n",
+            model(value),
+            CARDS.join(", ")
+        )),
         "cores" | "sockets" if value == "0" => bad("value must have a minimum value of 1"),
         _ => Ok(()),
     }
+}
+
+/// What a network card can be.
+const CARDS: [&str; 14] = [
+    "e1000",
+    "e1000-82540em",
+    "e1000-82544gc",
+    "e1000-82545em",
+    "e1000e",
+    "i82551",
+    "i82557b",
+    "i82559er",
+    "ne2k_isa",
+    "ne2k_pci",
+    "pcnet",
+    "rtl8139",
+    "virtio",
+    "vmxnet3",
+];
+
+/// The model of a card: `virtio`, `virtio=MAC` or `model=virtio`.
+fn model(card: &str) -> &str {
+    let named = card.split(',').find_map(|part| part.strip_prefix("model="));
+    named.unwrap_or_else(|| card.split([',', '=']).next().unwrap_or_default())
 }
 
 fn is_dns_name(name: &str) -> bool {
@@ -188,12 +218,9 @@ fn new_drive(
     };
     let storage = call.storage_here(name)?;
     if drive.is_cloudinit() {
-        let (storage, format) =
-            (storage.name.clone(), if storage.has_files() { "qcow2" } else { "raw" });
+        let storage = storage.name.clone();
         call.need(&format!("/storage/{storage}"), "Datastore.AllocateSpace")?;
-        let drive = drive.with("media", "cdrom");
-        let (size, format) = (4 << 20, format.to_owned());
-        return Ok(Some(NewDrive::Empty { drive, storage, size, format }));
+        return Ok(Some(NewDrive::Cloudinit { drive, storage }));
     }
     let Some((_, gib)) = drive.allocation() else { return Ok(None) };
     let format = match drive.option("format") {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::copy::{Source, Target, copy};
 use super::{End, Worker};
 use crate::world::drive::{Drive, is_drive, is_unused, size_text};
-use crate::world::volume::{Layout, Wanted};
+use crate::world::volume::{Layout, Purpose, Wanted};
 use crate::world::{is_card, plain};
 
 /// A clone to make; its number is reserved already.
@@ -146,6 +146,7 @@ impl Clone {
             format: "qcow2",
             size: base.size,
             parent: Some(&base),
+            purpose: Purpose::Disk,
             now: worker.shared.clock.unix(),
         });
         let storage = world.storage(&base.storage).cloned();

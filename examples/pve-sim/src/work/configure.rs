@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::copy::{Source, Target, allocate, copy};
+use super::copy::{Source, Target, allocate, cloudinit, copy};
 use super::{End, Worker};
-use crate::world::drive::{Drive, size_text};
+use crate::world::drive::{Drive, is_drive, size_text};
 use crate::world::{Guest, World};
 
 /// Drives to make, by key.
@@ -23,6 +23,8 @@ pub(crate) enum NewDrive {
         storage: String,
         format: Option<String>,
     },
+    /// The disk with settings for cloud-init.
+    Cloudinit { drive: Drive, storage: String },
     /// Space without content.
     Empty { drive: Drive, storage: String, size: u64, format: String },
 }
@@ -45,6 +47,7 @@ impl Configure {
         let asked: Vec<String> =
             self.asked.iter().map(|(key, value)| format!("-{key} {value}")).collect();
         worker.log(&format!("update VM {vmid}: {}", asked.join(" ")));
+        are_there(worker, &self.keys)?;
         let (early, late) = self.in_turn(worker)?;
         if !self.drives.is_empty() && !early.is_empty() {
             let mut world = worker.world()?;
@@ -115,6 +118,10 @@ pub(crate) async fn make_drive(worker: &Worker, vmid: u32, new: NewDrive) -> Res
             })?;
             Ok(drive.on(&volid).with("size", &size_text(source.size)).to_string())
         }
+        NewDrive::Cloudinit { drive, storage } => {
+            let volid = cloudinit(worker, &storage, vmid)?;
+            Ok(drive.on(&volid).with("media", "cdrom").to_string())
+        }
         NewDrive::Empty { drive, storage, size, format } => {
             let target = Target { storage, vmid, format };
             let (volid, _) = allocate(worker, &target, size)?;
@@ -125,6 +132,25 @@ pub(crate) async fn make_drive(worker: &Worker, vmid: u32, new: NewDrive) -> Res
             Ok(drive.on(&volid).with("size", &size_text(size)).to_string())
         }
     }
+}
+
+/// Whether the drives among these keys name what is there.
+pub(crate) fn are_there(worker: &Worker, keys: &Keys) -> Result<(), End> {
+    let world = worker.world()?;
+    for value in keys.iter().filter(|(key, _)| is_drive(key)).map(|(_, value)| value) {
+        let drive = Drive::parse(value);
+        let Some((storage, name)) = drive.file.split_once(':') else { continue };
+        let there = match name.split_once('/') {
+            Some((content @ ("iso" | "import" | "vztmpl"), file)) => {
+                world.file(storage, &worker.node, content, file).is_some()
+            }
+            _ => world.volume(&drive.file, &worker.node).is_some(),
+        };
+        if !there {
+            return Err(End::Failed(format!("volume '{}' does not exist", drive.file)));
+        }
+    }
+    Ok(())
 }
 
 /// Finds what is to be imported.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{End, Worker};
-use crate::world::volume::Wanted;
+use crate::world::Storage;
+use crate::world::volume::{Purpose, Wanted};
 
 /// Lines of progress come this often at most: what sleeps less is put together.
 const STEP: Duration = Duration::from_millis(10);
@@ -73,12 +74,45 @@ pub(crate) fn allocate(
         format,
         size,
         parent: None,
+        purpose: Purpose::Disk,
         now: worker.shared.clock.unix(),
     });
     let name = volid.rsplit([':', '/']).next().unwrap_or_default().to_owned();
     drop(world);
     let path = found.volume_path(*vmid, &name);
-    match (found.has_files(), format.as_str()) {
+    formatting(worker, &found, &path, format, size);
+    worker.log(&format!("allocated target volume '{volid}'"));
+    Ok((volid, path))
+}
+
+/// Allocates the small disk that cloud-init reads; returns its name.
+pub(crate) fn cloudinit(worker: &Worker, storage: &str, vmid: u32) -> Result<String, End> {
+    const SIZE: u64 = 4 << 20;
+    let mut world = worker.world()?;
+    let Some(found) = world.storage(storage).cloned() else {
+        return Err(End::Failed(format!("storage '{storage}' does not exist")));
+    };
+    let format = if found.has_files() { "qcow2" } else { "raw" };
+    let volid = world.allocate(Wanted {
+        storage,
+        node: &worker.node,
+        vmid,
+        format,
+        size: SIZE,
+        parent: None,
+        purpose: Purpose::Cloudinit,
+        now: worker.shared.clock.unix(),
+    });
+    drop(world);
+    let name = volid.rsplit([':', '/']).next().unwrap_or_default();
+    formatting(worker, &found, &found.volume_path(vmid, name), format, SIZE);
+    Ok(volid)
+}
+
+/// What a storage says while it allocates.
+fn formatting(worker: &Worker, storage: &Storage, path: &str, format: &str, size: u64) {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    match (storage.has_files(), format) {
         (true, "qcow2") => worker.log(&format!(
             "Formatting '{path}', fmt=qcow2 cluster_size=65536 extended_l2=off \
              preallocation=metadata compression_type=zlib size={size} lazy_refcounts=off \
@@ -87,13 +121,11 @@ pub(crate) fn allocate(
         (true, format) => {
             worker.log(&format!("Formatting '{path}', fmt={format} size={size} preallocation=off"));
         }
-        _ if found.plugin.starts_with("lvm") => {
+        _ if storage.plugin.starts_with("lvm") => {
             worker.log(&format!("  Logical volume \"{name}\" created."));
         }
         _ => {}
     }
-    worker.log(&format!("allocated target volume '{volid}'"));
-    Ok((volid, path))
 }
 
 async fn convert(

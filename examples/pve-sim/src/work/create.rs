@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::configure::{Drives, make_drive};
+use super::configure::{Drives, are_there, make_drive};
 use super::{End, Worker};
 
 /// A machine to make; its number is reserved already.
@@ -38,9 +38,11 @@ impl Create {
     async fn make(self, worker: &Worker) -> Result<(), End> {
         let vmid = self.vmid;
         worker.lock_guest(vmid, worker.shared.config.lock_wait, false).await?;
+        are_there(worker, &self.keys)?;
         let mut made = Vec::new();
         for (key, drive) in self.drives {
             let value = make_drive(worker, vmid, drive).await?;
+            worker.log(&format!("{key}: successfully created disk '{value}'"));
             made.push((key, value));
         }
         if made.is_empty() {

@@ -146,6 +146,7 @@ impl Download {
         let failed = |text: String| Err(End::Failed(format!("download failed: {text}")));
         let now = || date(worker.shared.clock.unix());
         let again = if attempt > 1 { format!("(try:{attempt:>2})  ") } else { String::new() };
+        let mut before = String::new();
         for _ in 0..=REDIRECTS {
             worker.log(&format!("--{}--  {again}{}", now(), without_password(url)));
             let (whom, host) = (authority(url), url.host_str().unwrap_or_default().to_owned());
@@ -174,7 +175,12 @@ impl Download {
                     return Ok(None);
                 }
             };
-            worker.log(&format!("Connecting to {whom}... connected."));
+            worker.log(&if before == whom {
+                format!("Reusing existing connection to {whom}.")
+            } else {
+                format!("Connecting to {whom}... connected.")
+            });
+            before = whom;
             let said = fetched.status_text();
             worker.log(&format!("HTTP request sent, awaiting response... {said}"));
             match fetched.response.status().as_u16() {

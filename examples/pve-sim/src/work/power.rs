@@ -21,7 +21,13 @@ impl Power {
         let now = worker.shared.clock.now();
         let mut world = worker.world()?;
         let found = world.guests.get_mut(&vmid).filter(|guest| guest.node == worker.node);
-        let guest = found.ok_or_else(|| End::Failed(missing(&worker.node, vmid)))?;
+        let guest = found.ok_or_else(|| {
+            End::Failed(if self.on {
+                missing(&worker.node, vmid)
+            } else {
+                format!("unable to find configuration file for VM {vmid} on node '{}'", worker.node)
+            })
+        })?;
         if let Some(lock) = &guest.lock {
             return Err(End::Failed(format!("VM is locked ({lock})")));
         }

@@ -331,6 +331,7 @@ fn seconds_left(left: u64, pace: f64) -> String {
 /// `0.02s`, `5.6s`, `95s`.
 fn took_text(elapsed: Duration) -> String {
     match elapsed.as_secs_f64() {
+        s if s < 0.0095 => format!("{s:.3}s"),
         s if s < 0.095 => format!("{s:.2}s"),
         s if s < 10.0 => format!("{s:.1}s"),
         s => format!("{s:.0}s"),

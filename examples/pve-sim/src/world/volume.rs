@@ -170,9 +170,9 @@ impl World {
         at.map(|at| self.volumes.remove(at)).is_some()
     }
 
-    /// Allocates a volume under the lowest free number; `kind` is `disk` or `cloudinit`.
+    /// Allocates a volume; disks have the lowest free number.
     pub(crate) fn allocate(&mut self, wanted: Wanted<'_>) -> String {
-        let Wanted { storage, node, vmid, format, size, parent, now } = wanted;
+        let Wanted { storage, node, vmid, format, size, parent, purpose, now } = wanted;
         let files = self.storage(storage).is_some_and(Storage::has_files);
         let end = if files { format!(".{format}") } else { String::new() };
         let taken = |n: &u32, world: &Self| {
@@ -189,7 +189,10 @@ impl World {
             storage: storage.to_owned(),
             node: self.home(storage, node),
             vmid,
-            name: format!("vm-{vmid}-disk-{n}{end}"),
+            name: match purpose {
+                Purpose::Disk => format!("vm-{vmid}-disk-{n}{end}"),
+                Purpose::Cloudinit => format!("vm-{vmid}-cloudinit{end}"),
+            },
             format: if files { format.to_owned() } else { "raw".to_owned() },
             size,
             used: 196_608,
@@ -253,6 +256,13 @@ impl World {
     }
 }
 
+/// What a volume is for; it decides the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Disk,
+    Cloudinit,
+}
+
 /// What to allocate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
@@ -262,6 +272,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) format: &'a str,
     pub(crate) size: u64,
     pub(crate) parent: Option<&'a Volume>,
+    pub(crate) purpose: Purpose,
     /// Seconds since 1970.
     pub(crate) now: u64,
 }

@@ -23,6 +23,8 @@ pub(crate) struct Recording {
     pub(crate) connection: String,
     pub(crate) content_type: Option<String>,
     pub(crate) body: Value,
+    /// The parameters of its body.
+    pub(crate) form: Vec<(String, String)>,
 }
 
 impl Recording {
@@ -63,22 +65,31 @@ impl Recording {
     }
 }
 
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/recorded")
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
 
 /// A recording of raw bytes.
 pub(crate) fn raw(file: &str) -> Value {
-    let text = fs::read_to_string(folder().join(file)).expect("the recording is there");
+    read("recorded", file)
+}
+
+fn read(name: &str, file: &str) -> Value {
+    let text = fs::read_to_string(folder(name).join(file)).expect("the recording is there");
     serde_json::from_str(&text).expect("recordings are JSON")
 }
 
 /// All recordings that have a request and an answer, in order.
 pub(crate) fn all() -> Vec<Recording> {
+    in_folder("recorded")
+}
+
+/// The same of another folder.
+pub(crate) fn in_folder(name: &str) -> Vec<Recording> {
     let mut found: BTreeMap<u32, Recording> = BTreeMap::new();
-    for entry in fs::read_dir(folder()).expect("the folder is there") {
+    for entry in fs::read_dir(folder(name)).expect("the folder is there") {
         let file = entry.expect("readable").file_name().into_string().expect("ASCII names");
-        let whole = raw(&file);
+        let whole = read(name, &file);
         if whole.get("request").is_none() {
             continue; // Raw bytes; tests of their own compare those.
         }
@@ -104,9 +115,15 @@ pub(crate) fn all() -> Vec<Recording> {
             connection: header("Connection").join(","),
             content_type: header("Content-Type").pop(),
             body: response["body"].clone(),
+            form: form(&request["body"]),
             file,
         };
         found.insert(number, recording);
     }
     found.into_values().collect()
+}
+
+fn form(body: &Value) -> Vec<(String, String)> {
+    let text = body.as_str().unwrap_or_default();
+    url::form_urlencoded::parse(text.as_bytes()).into_owned().collect()
 }
