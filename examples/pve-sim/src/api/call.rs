@@ -115,6 +115,9 @@ impl Call<'_> {
     }
 
     fn pool_of(&self, path: &str) -> Option<&str> {
+        if let Some(name) = path.strip_prefix("/storage/") {
+            return self.world.storage(name)?.pool.as_deref();
+        }
         let vmid = path.strip_prefix("/vms/")?.parse().ok()?;
         self.world.guests.get(&vmid)?.pool.as_deref()
     }

@@ -25,7 +25,9 @@ pub(super) fn list(call: &mut Call<'_>) -> Result<Body, Refusal> {
     let mut rows = Rows::default();
     for file in &call.world.files {
         let here = file.storage == name && is_seen_from(file.node.as_deref(), &node);
-        if here && !file.temporary && vmid.is_none() && wants(&file.content) {
+        // Only images to import are listed although they belong to no guest.
+        let any_owner = vmid.is_none() || file.content == "import";
+        if here && !file.temporary && any_owner && wants(&file.content) {
             rows.row()
                 .str("volid", &file.volid())
                 .str("format", file.format())
@@ -71,7 +73,7 @@ fn volume_row(storage: &Storage, volume: &Volume, volid: &str, content: &str, ro
         .str("content", content)
         .num("vmid", u64::from(volume.vmid))
         .num("size", volume.size);
-    let parent = volume.parent.as_deref().zip(volume.parent_vmid);
+    let parent = volume.parent.as_ref();
     match storage.layout() {
         Layout::Files => {
             let parent = parent.map(|(name, owner)| format!("../{owner}/{name}"));
@@ -120,8 +122,8 @@ pub(super) fn one(call: &mut Call<'_>) -> Result<Body, Refusal> {
             let mut row = json!({
                 "path": path, "format": volume.format, "size": volume.size, "used": volume.used,
             });
-            if let (Some(parent), Value::Object(row)) = (&volume.parent, &mut row) {
-                row.insert("parent".to_owned(), parent.as_str().into());
+            if let (Some((parent, owner)), Value::Object(row)) = (&volume.parent, &mut row) {
+                row.insert("parent".to_owned(), format!("../{owner}/{parent}").into());
             }
             Ok(Body::of(&row))
         }

@@ -51,10 +51,9 @@ impl Configure {
         let (early, late) = self.in_turn(worker)?;
         if !self.drives.is_empty() && !early.is_empty() {
             let mut world = worker.world()?;
-            // Without quorum the first write is the one that fails; that comes at the end.
-            if worker.writable(&world, vmid).is_ok() {
-                guest_in(&mut world, worker, vmid)?.apply(&early, &[]);
-            }
+            // Where nothing can be written this is the end, before anything was copied.
+            worker.writable(&world, vmid)?;
+            guest_in(&mut world, worker, vmid)?.apply(&early, &[]);
         }
         let mut made: BTreeMap<String, String> = BTreeMap::new();
         for (key, drive) in self.drives {

@@ -125,17 +125,27 @@ impl World {
         {
             self.pools.push(pool.clone());
         }
-        self.adopt_disks(&guest);
+        // Numbers first: most guests are new, and clusters have thousands.
+        let own = self.volumes.iter().any(|volume| volume.vmid == guest.vmid);
+        self.adopt_disks(&guest, own);
         self.guests.insert(guest.vmid, guest);
     }
 
-    /// Makes the volumes that a guest's configuration names, where there are none.
-    fn adopt_disks(&mut self, guest: &Guest) {
+    /// Puts a guest into an empty world, without looking for disks that it may have.
+    pub(crate) fn put_first(&mut self, guest: Guest) {
+        self.adopt_disks(&guest, false);
+        self.guests.insert(guest.vmid, guest);
+    }
+
+    /// Makes the volumes that a guest's configuration names; `look` for those that are there.
+    fn adopt_disks(&mut self, guest: &Guest, look: bool) {
         for (key, value) in &guest.config {
             let drive = value.as_str().filter(|_| drive::is_drive(key)).map(drive::Drive::parse);
             let Some(drive) = drive else { continue };
             let (Some(storage), Some(size)) = (drive.storage(), drive.size()) else { continue };
-            if self.storage(storage).is_none() || self.volume(&drive.file, &guest.node).is_some() {
+            if self.storage(storage).is_none()
+                || (look && self.volume(&drive.file, &guest.node).is_some())
+            {
                 continue;
             }
             let name = drive.file.rsplit([':', '/']).next().unwrap_or_default().to_owned();
@@ -148,7 +158,6 @@ impl World {
                 size,
                 used: 0,
                 parent: None,
-                parent_vmid: None,
                 ctime: 0,
                 written_until: Duration::ZERO,
             });

@@ -101,6 +101,9 @@ pub struct Storage {
     pub total: u64,
     /// Bytes in use, about.
     pub used: u64,
+    /// The pool it is in: what the pool grants holds for it too.
+    #[serde(default)]
+    pub pool: Option<String>,
     /// Further keys of its section (`path`, `vgname`, `server`, …).
     pub options: Vec<(String, Value)>,
 }
@@ -117,6 +120,7 @@ impl Storage {
             enabled: true,
             total: 270_553_174_016,
             used: 23_400_591_360,
+            pool: None,
             options: Vec::new(),
         }
     }

@@ -25,7 +25,7 @@ pub(crate) fn populate(world: &mut World, config: &Config) {
     let nodes: Vec<String> = world.nodes.keys().cloned().collect();
     for n in 0..u32::try_from(config.guests).expect("fewer guests than VMIDs") {
         let guest = draw(n, config.first_vmid + n, &nodes, &mut rng);
-        world.put_guest(guest);
+        world.put_first(guest);
     }
 }
 

@@ -15,7 +15,7 @@ use super::file::is_seen_from;
 use super::{Storage, World};
 
 /// The disk of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Volume {
     /// The storage.
     pub storage: String,
@@ -31,10 +31,9 @@ pub struct Volume {
     pub size: u64,
     /// Bytes on the storage.
     pub used: u64,
-    /// The volume, on the same storage, that this one is a linked clone of.
-    pub parent: Option<String>,
-    /// The number of the guest in whose name the parent lies.
-    pub(crate) parent_vmid: Option<u32>,
+    /// The volume on the same storage that this one is a linked clone of, and the guest in whose
+    /// name that lies.
+    pub parent: Option<(String, u32)>,
     /// Seconds since 1970.
     pub ctime: u64,
     /// Somebody writes to it until then (time of the simulator).
@@ -133,8 +132,7 @@ impl World {
     /// The same without the storage.
     pub(crate) fn volname(&self, volume: &Volume) -> String {
         let layout = self.storage(&volume.storage).map_or(Layout::Files, Storage::layout);
-        let parent = volume.parent.as_deref().zip(volume.parent_vmid);
-        match (layout, parent) {
+        match (layout, &volume.parent) {
             (Layout::Files, Some((parent, owner))) => {
                 format!("{owner}/{parent}/{}/{}", volume.vmid, volume.name)
             }
@@ -196,8 +194,7 @@ impl World {
             format: if files { format.to_owned() } else { "raw".to_owned() },
             size,
             used: 196_608,
-            parent_vmid: parent.map(|volume| volume.vmid),
-            parent: parent.map(|volume| volume.name.clone()),
+            parent: parent.map(|volume| (volume.name.clone(), volume.vmid)),
             ctime: now,
             written_until: Duration::ZERO,
         };
@@ -226,7 +223,7 @@ impl World {
             && self.volumes.iter().any(|volume| {
                 volume.storage == base.storage
                     && volume.node == base.node
-                    && volume.parent.as_deref() == Some(base.name.as_str())
+                    && volume.parent.as_ref().is_some_and(|(name, _)| *name == base.name)
             })
     }
 

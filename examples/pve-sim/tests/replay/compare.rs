@@ -37,7 +37,7 @@ const FREE: [&str; 29] = [
 ];
 
 /// Lists whose elements are named by one of these.
-const NAMES: [&str; 6] = ["upid", "id", "vmid", "storage", "filename", "n"];
+const NAMES: [&str; 7] = ["upid", "id", "volid", "vmid", "storage", "filename", "n"];
 
 /// What differs, a line each. `free` compares keys and types only.
 pub(crate) fn differences(expected: &Value, actual: &Value, free: bool) -> Vec<String> {

@@ -39,7 +39,7 @@ use pve_sim::{Config, Sim};
 use recording::Recording;
 
 /// How many recordings there are to compare. It may grow; a test that compares fewer fails.
-const RECORDINGS: usize = 587;
+const RECORDINGS: usize = 647;
 
 /// New guests stay new for the whole test, so that their rows are bare.
 fn config() -> Config {

@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pve_sim::{AUDIT, Guest, Health, PRIVILEGES, Sim, Status, Storage, Task, Token, World};
+use pve_sim::{
+    AUDIT, File, Guest, Health, PRIVILEGES, Sim, Status, Storage, Task, Token, Volume, World,
+};
 use serde_json::Value;
 
 use crate::recording::Recording;
@@ -45,6 +47,8 @@ pub(crate) fn prepare(sim: &Sim, recording: &Recording, logs: &Logs) -> String {
         world.storages.clear();
         world.pools.clear();
         world.tasks.clear();
+        world.files.clear();
+        world.volumes.clear();
         world.next_id = (100, 1_000_000);
         for node in world.nodes.values_mut() {
             (node.cpus, node.maxmem, node.maxdisk) = (2, 25_324_822_528, 270_553_174_016);
@@ -80,6 +84,9 @@ pub(crate) fn prepare(sim: &Sim, recording: &Recording, logs: &Logs) -> String {
             let vmid = vmid.parse().expect("a number");
             sim.edit(|world| one_guest(world, recording, node, vmid));
         }
+        ["nodes", node, "storage", storage, "content", ..] => sim.edit(|world| {
+            content(world, recording, node, storage);
+        }),
         ["storage", ..] | ["nodes", _, "storage", ..] => sim.edit(|world| {
             world.storages = storage_rows(recording);
         }),
@@ -118,6 +125,7 @@ fn tokens(world: &mut World, recording: &Recording) {
         token("op@pve!tk").granted("/", &machines),
         none,
         token("tmpl@pve!sep"),
+        token("py@pve!tk").granted("/pool/ptest", &staging),
         token("px@pve!tk").granted("/vms", &["VM.Audit"]),
         token("tmpl@pve!tk")
             .granted("/storage/local2", &staging)
@@ -331,6 +339,67 @@ fn storage_rows(recording: &Recording) -> Vec<Storage> {
         found.insert(name.clone(), Storage::new(&name, "dir", &["iso"]));
     }
     found.into_values().collect()
+}
+
+/// Files and disks of a storage, and a guest for each disk that the caller could see.
+fn content(world: &mut World, recording: &Recording, node: &str, storage: &str) {
+    if !recording.reason.ends_with("does not exist") {
+        let all = ["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"];
+        let folder = if storage == "local" { "/var/lib/vz" } else { "/var/lib/vz2" };
+        let mut here = Storage::new(storage, "dir", &all).option("path", folder);
+        if recording.reason.contains("is not available on node") {
+            here = here.only_on(&["elsewhere"]);
+        }
+        here.pool = (recording.caller() == "py@pve!tk").then(|| "ptest".to_owned());
+        world.storages.push(here);
+    }
+    let one = std::slice::from_ref(&recording.body["data"]);
+    let parts = recording.parts();
+    let named = parts.get(5..).filter(|parts| !parts.is_empty());
+    let named = named.map(|parts| parts.join("/"));
+    for row in if named.is_some() { one } else { recording.rows() } {
+        let volid = named.clone().unwrap_or_else(|| text(row, "volid"));
+        let (_, name) = volid.split_once(':').expect("a volume");
+        if row.is_null() {
+            continue;
+        }
+        if let Some((kind @ ("import" | "iso" | "vztmpl"), file)) = name.split_once('/') {
+            let mut file = File::new(storage, Some(node), file, b"");
+            kind.clone_into(&mut file.content);
+            file.size = row["used"].as_u64().unwrap_or(number(row, "size"));
+            file.ctime = number(row, "ctime");
+            if row.get("used").is_some() && file.size != number(row, "size") {
+                file.head = vec![0; 32];
+                file.head[..4].copy_from_slice(b"QFI\xfb");
+                file.head[24..].copy_from_slice(&number(row, "size").to_be_bytes());
+            }
+            world.files.push(file);
+            continue;
+        }
+        let parts: Vec<&str> = name.split('/').collect();
+        let last = parts.last().expect("a name").to_string();
+        let owner = last.split('-').nth(1).and_then(|n| n.parse::<u32>().ok());
+        let Some(owner) = owner else { continue };
+        let config = BTreeMap::from([(
+            "scsi0".to_owned(),
+            Value::from(format!("{storage}:{name},size={}", number(row, "size"))),
+        )]);
+        let mut guest = in_callers_pool(Guest::qemu(owner, node), recording);
+        guest.config = config;
+        world.guests.insert(owner, guest);
+        let mut volume = Volume::default();
+        storage.clone_into(&mut volume.storage);
+        volume.node = Some(node.to_owned());
+        (volume.vmid, volume.name, volume.format) = (owner, last, text(row, "format"));
+        (volume.size, volume.used) = (number(row, "size"), number(row, "used"));
+        volume.ctime = number(row, "ctime");
+        if let [base_owner, base, ..] = parts.as_slice()
+            && parts.len() == 4
+        {
+            volume.parent = Some(((*base).to_owned(), base_owner.parse().expect("a VMID")));
+        }
+        world.volumes.push(volume);
+    }
 }
 
 fn numbers(world: &mut World, recording: &Recording) {

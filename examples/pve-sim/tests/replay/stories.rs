@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pve_sim::{AUDIT, Config, File, Guest, PRIVILEGES, Sim, Storage, Token};
+use pve_sim::{AUDIT, Config, File, Guest, Health, PRIVILEGES, Sim, Storage, Token};
 use serde_json::Value;
 
 use crate::client::{Connection, Reply};
@@ -22,7 +22,7 @@ use crate::server::{IMAGES, head, serve, sum};
 const SECRET: &str = "00000000-0000-0000-0000-000000000000";
 
 /// How many requests there are to compare over all stories; it may grow.
-const COMPARED: usize = 269;
+const COMPARED: usize = 279;
 
 /// Recordings of one run, and what lay there before.
 struct Story {
@@ -37,7 +37,7 @@ const fn three_nodes(numbers: RangeInclusive<u32>, before: fn(&Sim)) -> Story {
     Story { numbers, named: "", standalone: false, before }
 }
 
-static STORIES: [Story; 13] = [
+static STORIES: [Story; 14] = [
     // A node alone: downloads and their refusals, machines and theirs.
     Story {
         numbers: 185..=304,
@@ -67,6 +67,19 @@ static STORIES: [Story; 13] = [
         put(sim, "local2", Some("pve1"), "m.qcow2", "tiny.qcow2");
         machine(sim, 320, "pve2", &[]);
     }),
+    // On a node that is cut off: what is refused, and what fails half-way.
+    Story {
+        named: "noquorum",
+        ..three_nodes(1679..=1700, |sim| {
+            put(sim, "local2", Some("pve3"), "nt.qcow2", "tiny.qcow2");
+            for vmid in [100, 601, 602, 603] {
+                let volid = format!("local:{vmid}/vm-{vmid}-disk-0.qcow2,size=64M");
+                let disk = [("scsi0", volid.as_str())];
+                machine(sim, vmid, "pve3", if vmid == 601 { &[] } else { &disk });
+            }
+            sim.set_health("pve3", Health::Isolated);
+        })
+    },
     // A template made of a linked clone.
     three_nodes(1868..=1905, |sim| {
         let volid = "local:800/base-800-disk-0.qcow2,size=64M";
