@@ -1,12 +1,15 @@
 //! The command line, and what it means once it is parsed.
 
-use std::{net::SocketAddr, time::Duration};
+use std::num::NonZeroU64;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use schema::token::Scope;
 
-use crate::Settings;
+use crate::Auth;
 
-/// Shows over HTTP what pve-operator mirrors into an SQL database.
+/// Shows over HTTP what pve-operator mirrors into an SQL database, and takes images that are to
+/// become templates.
 #[derive(Debug, Parser)]
 #[command(name = "pve-api", version, propagate_version = true)]
 pub struct Args {
@@ -20,6 +23,59 @@ pub struct Args {
 pub enum Command {
     /// Serve the API until told to stop.
     Serve(ServeArgs),
+    /// Make, list and revoke the tokens that callers show.
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it, this once.
+    Create(CreateArgs),
+    /// List all tokens, revoked ones too.
+    List(DatabaseArgs),
+    /// End a token at once.
+    Revoke(RevokeArgs),
+}
+
+#[derive(Clone, ClapArgs)]
+pub struct DatabaseArgs {
+    /// Where the tables are: `sqlite://file.db`, `mysql://user:password@host/name`
+    /// or `postgres://user:password@host/name`.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+}
+
+/// Without the URL, which may hold a password.
+impl std::fmt::Debug for DatabaseArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DatabaseArgs").field("database_url", &"[secret]").finish()
+    }
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct CreateArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Whom or what it is for; each name once.
+    #[arg(long, env = "TOKEN_NAME")]
+    pub name: String,
+    /// What it may do: `read`, `write` (read, and whatever changes templates and guests) or
+    /// `admin` (write, and clusters and their secrets).
+    #[arg(long, env = "TOKEN_SCOPE", value_parser = scope)]
+    pub scope: Scope,
+    /// How long it lasts, as in 90d or 12h; for ever, if left out.
+    #[arg(long, env = "TOKEN_EXPIRES", value_parser = long_duration)]
+    pub expires: Option<Duration>,
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub struct RevokeArgs {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// The name that it was made with.
+    #[arg(long, env = "TOKEN_NAME")]
+    pub name: String,
 }
 
 #[derive(Clone, Debug, ClapArgs)]
@@ -38,37 +94,80 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Clone, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub struct ServeArgs {
-    /// Where the tables are: `sqlite://file.db`, `mysql://user:password@host/name`
-    /// or `postgres://user:password@host/name`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: String,
-    /// Address of the API, and of `/livez`, `/readyz` and `/metrics`. Loopback only, because
-    /// there is no authentication yet.
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Address of the API, and of `/images`, `/livez`, `/readyz` and `/metrics`, which need no
+    /// token.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Whether callers must show a token. `off` lets whoever reaches the address do everything, and
+    /// so goes with a loopback --listen only.
+    #[arg(long, env = "AUTH", value_enum, default_value_t = Auth::Tokens)]
+    pub auth: Auth,
     /// A row that the operator has not confirmed for longer is shown as stale; several times
     /// the operator's --usage-interval.
     #[arg(long, env = "STALE_AFTER", default_value = "5m", value_parser = duration)]
     pub stale_after: Duration,
+    /// Where images are kept: `file:///var/lib/pve/images` (one API process) or
+    /// `s3://bucket/prefix?endpoint=…&region=…`. Without it no image is taken and none is served.
+    #[arg(long, env = "IMAGES", hide_env_values = true)]
+    pub images: Option<String>,
+    /// The largest image that is taken, as in 50GiB.
+    #[arg(long, env = "MAX_UPLOAD_BYTES", default_value = "50GiB", value_parser = bytes)]
+    pub max_upload_bytes: NonZeroU64,
+    /// How many images may come in at once; who comes later is asked to try again.
+    #[arg(long, env = "MAX_UPLOADS", default_value = "4")]
+    pub max_uploads: std::num::NonZeroUsize,
+    /// File with the 32-byte key of the operator. The addresses at which nodes fetch images are
+    /// signed with a key that follows from it, or, without it, with one that the database keeps.
+    #[arg(long, env = "SECRET_KEY_FILE", value_name = "FILE")]
+    pub secret_key_file: Option<PathBuf>,
+    /// How many bytes a second nodes may fetch in all, as in 1GiB; no limit, if left out.
+    #[arg(long, env = "IMAGE_RATE", value_parser = bytes)]
+    pub image_rate: Option<NonZeroU64>,
+    /// The same for the nodes of each cluster.
+    #[arg(long, env = "IMAGE_RATE_PER_CLUSTER", value_parser = bytes)]
+    pub image_rate_per_cluster: Option<NonZeroU64>,
+    /// How long uploads and requests under way are waited for when the process is told to stop.
+    #[arg(long, env = "DRAIN_TIMEOUT", default_value = "17s", value_parser = duration)]
+    pub drain_timeout: Duration,
 }
 
-impl ServeArgs {
-    pub fn settings(&self) -> Settings {
-        Settings { stale_after: self.stale_after }
-    }
+fn scope(text: &str) -> Result<Scope, String> {
+    Scope::parse(text).ok_or_else(|| format!("`{text}` is no scope; write read, write or admin"))
 }
 
-/// Without the URL, which may hold a password.
-impl std::fmt::Debug for ServeArgs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServeArgs")
-            .field("database_url", &"[secret]")
-            .field("listen", &self.listen)
-            .field("stale_after", &self.stale_after)
-            .finish()
-    }
+/// Parses a number of bytes: `50GiB`, `512MiB`, `64KiB`, `1TiB`, `1048576`; zero is refused.
+///
+/// # Errors
+///
+/// A sentence with examples, for the person who typed it.
+pub fn bytes(text: &str) -> Result<NonZeroU64, String> {
+    let wrong =
+        || format!("`{text}` is no number of bytes; write for example 50GiB, 512MiB or 1048576");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let shift = match unit {
+        "" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(1 << shift).and_then(NonZeroU64::new).ok_or_else(wrong)
+}
+
+/// [`duration`], in days too.
+fn long_duration(text: &str) -> Result<Duration, String> {
+    let Some(days) = text.strip_suffix('d') else { return duration(text) };
+    let days: Option<u64> = days.parse().ok().filter(|days| *days > 0);
+    days.and_then(|days| days.checked_mul(24 * 3600))
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is not a time; write for example 90d or 12h"))
 }
 
 /// Parses `500ms`, `5s`, `2m`, `1h`; zero is refused, because nothing takes place every no time.
@@ -131,5 +230,23 @@ mod tests {
         let args =
             Args::try_parse_from(["pve-api", "serve", "--database-url", "mysql://u:hunter2@h/d"]);
         assert!(!format!("{:?}", args.unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn sizes_have_binary_units_and_are_not_zero() {
+        assert_eq!(bytes("50GiB").unwrap().get(), 50 << 30);
+        assert_eq!(bytes("1048576").unwrap().get(), 1 << 20);
+        for text in ["", "0", "0GiB", "50GB", "GiB", "-1", "99999999999TiB", "1.5GiB"] {
+            assert!(bytes(text).unwrap_err().contains("for example"), "{text}");
+        }
+    }
+
+    #[test]
+    fn tokens_last_for_days_too() {
+        assert_eq!(long_duration("90d"), Ok(Duration::from_hours(90 * 24)));
+        assert_eq!(long_duration("12h"), Ok(Duration::from_hours(12)));
+        for text in ["0d", "d", "-1d", "999999999999999999d", "90"] {
+            assert!(long_duration(text).unwrap_err().contains("for example"), "{text}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schema::DbError;
+use schema::images::ImageError;
 use serde::Serialize;
 
 use crate::envelope::Envelope;
@@ -30,6 +31,49 @@ pub(crate) enum ApiError {
     Slow,
     #[error("database")]
     Db(#[from] DbError),
+    /// The image store did not do what we asked.
+    #[error("image store")]
+    Store(#[from] ImageError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// A request that is well-formed and not done, because of something that the caller can change or
+/// wait for.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Refusal {
+    pub status: StatusCode,
+    /// One word for programs.
+    pub reason: &'static str,
+    /// The parameter that is meant, if it is one.
+    pub field: Option<&'static str>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(
+        status: StatusCode,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self { status, reason, field: None, message: message.into() }
+    }
+
+    /// 409: the state of something stands against it.
+    pub(crate) fn conflict(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, reason, message)
+    }
+
+    /// 422: it can not be done as it was asked.
+    pub(crate) fn impossible(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, reason, message)
+    }
+
+    pub(crate) fn of_field(self, field: &'static str) -> Self {
+        Self { field: Some(field), ..self }
+    }
 }
 
 /// What stands in `data` beside an error's message.
@@ -64,7 +108,28 @@ impl ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable")
             }
             Self::Db(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Store(ImageError::Mismatch { .. }) => {
+                (StatusCode::BAD_REQUEST, "sha256_mismatch")
+            }
+            Self::Store(ImageError::Full { .. }) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "image_store_full")
+            }
+            Self::Store(ImageError::TooLarge { .. }) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
+            }
+            Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "image_store_unavailable"),
+            Self::Refused(refusal) => (refusal.status, refusal.reason),
         }
+    }
+
+    /// One word for programs, for metrics and for the record.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.status().1
+    }
+
+    /// Whether it is the caller's to change, and not ours.
+    pub(crate) fn is_callers(&self) -> bool {
+        self.status().0.is_client_error()
     }
 
     /// What the caller is told. A database's own words may name hosts and tables, so they are
@@ -80,6 +145,13 @@ impl ApiError {
             Self::Db(_) => {
                 "something is wrong on our side; the log says what, by the request's id".to_owned()
             }
+            Self::Store(known @ (ImageError::Mismatch { .. } | ImageError::TooLarge { .. })) => {
+                known.to_string()
+            }
+            Self::Store(ImageError::Full { .. }) => {
+                "the image store is full; an administrator has to make room".to_owned()
+            }
+            Self::Store(_) => "the image store is not available; try again later".to_owned(),
             other => other.to_string(),
         }
     }
@@ -98,19 +170,21 @@ impl IntoResponse for ApiError {
         }
         let field = match &self {
             Self::Invalid { field, .. } | Self::Unknown { field, .. } => Some(field.as_str()),
+            Self::Refused(refusal) => refusal.field,
             _ => None,
         };
         let (code, message) = (status.as_u16(), self.message());
         let body = Envelope { code, message: &message, data: Detail { reason, field } };
         let mut response = (status, Json(body)).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
         }
         response
     }
 }
 
-/// About the time after which a connection to the database is tried again.
+/// About the time after which a connection to the database is tried again; uploads take longer,
+/// but any of several may end.
 const RETRY_SECONDS: &str = "5";
 
 pub(crate) async fn no_such_path() -> ApiError {

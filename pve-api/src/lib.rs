@@ -1,51 +1,99 @@
-//! Thin HTTP API over the mirror's tables; never talks to PVE.
+//! Thin HTTP API over the tables and the image store; never talks to PVE.
 //!
 //! ```text
-//! request --Query, Id--> handler --schema--> rows --view--> envelope
-//!            (parsed)                        (what is shown)
+//! request --guard--> --Query, Id, JsonBody--> handler --schema--> rows --view--> envelope
+//!          (token)            (parsed)                       (what is shown)
 //! ```
 //!
 //! - *envelope*: what every answer below `/api/v1` is wrapped in, errors too.
 //! - *view*: what is shown of a row, field by field, so that a column that is added later is
 //!   not shown by accident.
 //! - *stale*: nobody has confirmed the row for a while, so it tells of the past.
+//! - *trail*: the record of who changed what, in the transaction of the change.
+//!
+//! What is wanted goes into rows; the operator reads them and talks to PVE. Images come in through
+//! `POST /api/v1/templates/upload` and go out, to nodes with an address of their own, below
+//! `/images`.
 
 pub mod args;
+mod auth;
+mod body;
 mod clusters;
 mod envelope;
 mod error;
 mod health;
+mod images;
 pub mod logging;
 mod metrics;
 mod nodes;
 mod path;
 mod query;
+mod range;
 mod read;
 mod request_id;
+mod routes;
 mod server;
 mod storages;
+mod templates;
+mod throttle;
+pub mod token_command;
+mod trail;
 mod view;
 mod vms;
 
+use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Router, middleware, routing::get};
 use schema::Db;
+use schema::image_url::ImageUrlKey;
+use schema::images::ImageStore;
+use schema::token::Scope;
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
 
-pub use server::{ServeError, Server, run};
+pub use auth::Auth;
+pub use server::{ServeError, Server, first_token, run};
 
-/// What can be chosen about the API.
-#[derive(Clone, Copy, Debug)]
+/// What can be chosen about the API. Start from the default and change what you need.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
     /// A row that nobody has confirmed for longer is shown as stale. Several times the
     /// operator's `--usage-interval`, which is how often rows are confirmed.
     pub stale_after: Duration,
+    /// Whether callers must show a token; they must.
+    pub auth: Auth,
+    /// Where uploads go; without one, uploads and images are a 503.
+    pub images: Option<ImageStore>,
+    /// The largest file that is taken.
+    pub max_upload_bytes: u64,
+    /// How many uploads may come in at once.
+    pub max_uploads: usize,
+    /// What the addresses of images are signed with; none is a key that the database keeps.
+    pub image_key: Option<ImageUrlKey>,
+    /// Bytes a second for all images that nodes fetch; none is no limit.
+    pub image_rate: Option<NonZeroU64>,
+    /// The same for each cluster.
+    pub image_rate_per_cluster: Option<NonZeroU64>,
+    /// What goes on without its caller: uploads whose bytes are in. Wait for it before the end.
+    pub tasks: TaskTracker,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stale_after: Duration::from_mins(5) }
+        Self {
+            stale_after: Duration::from_mins(5),
+            auth: Auth::Tokens,
+            images: None,
+            max_upload_bytes: 50 << 30,
+            max_uploads: 4,
+            image_key: None,
+            image_rate: None,
+            image_rate_per_cluster: None,
+            tasks: TaskTracker::new(),
+        }
     }
 }
 
@@ -54,6 +102,10 @@ impl Default for Settings {
 struct Api {
     db: Db,
     settings: Settings,
+    metrics: metrics::Metrics,
+    uploads: Option<templates::Uploads>,
+    throttle: throttle::Throttle,
+    image_key: Arc<OnceCell<ImageUrlKey>>,
 }
 
 /// The API, with `/livez`, `/readyz` and `/metrics` beside it.
@@ -65,20 +117,27 @@ pub fn router(db: Db) -> Router {
 }
 
 /// [`router`], with settings.
+///
+/// Serve it with the address of callers (`into_make_service_with_connect_info::<SocketAddr>`), so
+/// that the record of changes has it.
 pub fn router_with(db: Db, settings: Settings) -> Router {
     let metrics = metrics::Metrics::new();
-    let v1 = Router::new()
-        .route("/clusters/{id}/status", get(clusters::show_status))
-        .route("/nodes", get(nodes::list))
-        .route("/nodes/{id}", get(nodes::show))
-        .route("/storages", get(storages::list))
-        .route("/storages/{id}", get(storages::show))
-        .route("/vms", get(vms::list))
-        .route("/vms/{id}", get(vms::show))
-        .route("/vms/{id}/ips", get(vms::list_addresses))
-        .with_state(Api { db: db.clone(), settings });
+    let uploads = settings.images.clone().map(|store| {
+        templates::Uploads::new(store, settings.max_upload_bytes, settings.max_uploads)
+    });
+    let api = Api {
+        db: db.clone(),
+        metrics: metrics.clone(),
+        uploads,
+        throttle: throttle::Throttle::new(settings.image_rate, settings.image_rate_per_cluster),
+        image_key: Arc::default(),
+        settings,
+    };
+    let (v1, scopes) = v1().finish();
+    let guard = middleware::from_fn_with_state((api.clone(), scopes), auth::guard);
     Router::new()
-        .nest("/api/v1", v1)
+        .nest(routes::BASE, v1.route_layer(guard).with_state(api.clone()))
+        .route("/images/{prefix}/{file}", get(images::serve).with_state(api))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz).with_state(db))
         .route("/metrics", get(metrics::scrape).with_state(metrics.clone()))
@@ -86,4 +145,18 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
         .method_not_allowed_fallback(error::no_such_method)
         .layer(middleware::from_fn_with_state(metrics, metrics::observe))
         .layer(middleware::from_fn(request_id::carry))
+}
+
+/// Everything below `/api/v1`.
+fn v1() -> routes::Routes {
+    let routes = routes::Routes::new()
+        .get(Scope::Read, "/clusters/{id}/status", clusters::show_status)
+        .get(Scope::Read, "/nodes", nodes::list)
+        .get(Scope::Read, "/nodes/{id}", nodes::show)
+        .get(Scope::Read, "/storages", storages::list)
+        .get(Scope::Read, "/storages/{id}", storages::show)
+        .get(Scope::Read, "/vms", vms::list)
+        .get(Scope::Read, "/vms/{id}", vms::show)
+        .get(Scope::Read, "/vms/{id}/ips", vms::list_addresses);
+    templates::routes(routes)
 }

@@ -5,9 +5,12 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 use tokio::time::Instant;
+
+use crate::error::ApiError;
 
 /// The numbers of one router. Clones share them.
 #[derive(Clone, Debug)]
@@ -16,33 +19,139 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     duration: HistogramVec,
     in_flight: IntGauge,
+    pub(crate) uploads: UploadMetrics,
+    pub(crate) images: ImageMetrics,
 }
+
+/// What comes in.
+#[derive(Clone, Debug)]
+pub(crate) struct UploadMetrics {
+    in_progress: IntGauge,
+    bytes: IntCounter,
+    ended: IntCounterVec,
+}
+
+/// What nodes fetch.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageMetrics {
+    bytes: IntCounter,
+    requests: IntCounterVec,
+}
+
+impl UploadMetrics {
+    fn new(registry: &Registry) -> Self {
+        let in_progress = IntGauge::new(
+            "pve_api_uploads_in_progress",
+            "Uploads that are coming in or being put away.",
+        )
+        .expect(VALID);
+        let bytes = IntCounter::new("pve_api_upload_bytes_total", "Bytes of images that came in.")
+            .expect(VALID);
+        let ended = IntCounterVec::new(
+            Opts::new("pve_api_uploads_total", "Uploads that ended, by how."),
+            &["result"],
+        )
+        .expect(VALID);
+        for result in ["done", "refused", "hung_up", "failed"] {
+            ended.with_label_values(&[result]);
+        }
+        registry.register(Box::new(in_progress.clone())).expect(ONCE);
+        registry.register(Box::new(bytes.clone())).expect(ONCE);
+        registry.register(Box::new(ended.clone())).expect(ONCE);
+        Self { in_progress, bytes, ended }
+    }
+
+    pub(crate) fn begin(&self) -> UploadCount {
+        self.in_progress.inc();
+        UploadCount { metrics: self.clone(), result: "hung_up" }
+    }
+}
+
+/// One upload; counted when it is dropped, as hung up unless it was ended otherwise.
+#[derive(Debug)]
+pub(crate) struct UploadCount {
+    metrics: UploadMetrics,
+    result: &'static str,
+}
+
+impl UploadCount {
+    pub(crate) fn received(&self, bytes: usize) {
+        self.metrics.bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn end(&mut self, error: Option<&ApiError>) {
+        self.result = match error {
+            None => "done",
+            Some(error) if error.reason() == "hung_up" => "hung_up",
+            Some(error) if error.is_callers() => "refused",
+            Some(_) => "failed",
+        };
+    }
+}
+
+impl Drop for UploadCount {
+    fn drop(&mut self) {
+        self.metrics.in_progress.dec();
+        self.metrics.ended.with_label_values(&[self.result]).inc();
+    }
+}
+
+impl ImageMetrics {
+    fn new(registry: &Registry) -> Self {
+        let bytes = IntCounter::new(
+            "pve_api_image_bytes_total",
+            "Bytes of images that were sent to nodes.",
+        )
+        .expect(VALID);
+        let requests = IntCounterVec::new(
+            Opts::new("pve_api_image_requests_total", "Requests for images, by result."),
+            &["result"],
+        )
+        .expect(VALID);
+        for result in ["whole", "part", "beyond", "denied", "failed"] {
+            requests.with_label_values(&[result]);
+        }
+        registry.register(Box::new(bytes.clone())).expect(ONCE);
+        registry.register(Box::new(requests.clone())).expect(ONCE);
+        Self { bytes, requests }
+    }
+
+    pub(crate) fn bytes(&self, bytes: usize) {
+        self.bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn request(&self, result: &str) {
+        self.requests.with_label_values(&[result]).inc();
+    }
+}
+
+const VALID: &str = "the names and labels are constants";
+const ONCE: &str = "each name is registered once";
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let valid = "the names and labels are constants";
         let requests = IntCounterVec::new(
             Opts::new("http_requests_total", "Requests that were answered."),
             &["route", "method", "status"],
         )
-        .expect(valid);
+        .expect(VALID);
         let duration = HistogramVec::new(
             HistogramOpts::new("http_request_duration_seconds", "Time from request to answer.")
                 .buckets(BUCKETS.to_vec()),
             &["route", "method"],
         )
-        .expect(valid);
+        .expect(VALID);
         let in_flight =
             IntGauge::new("http_requests_in_flight", "Requests that are being worked on.")
-                .expect(valid);
+                .expect(VALID);
         let registry = Registry::new();
-        let once = "each name is registered once";
-        registry.register(Box::new(requests.clone())).expect(once);
-        registry.register(Box::new(duration.clone())).expect(once);
-        registry.register(Box::new(in_flight.clone())).expect(once);
+        registry.register(Box::new(requests.clone())).expect(ONCE);
+        registry.register(Box::new(duration.clone())).expect(ONCE);
+        registry.register(Box::new(in_flight.clone())).expect(ONCE);
         let process = prometheus::process_collector::ProcessCollector::for_self();
-        registry.register(Box::new(process)).expect(once);
-        Self { registry, requests, duration, in_flight }
+        registry.register(Box::new(process)).expect(ONCE);
+        let (uploads, images) = (UploadMetrics::new(&registry), ImageMetrics::new(&registry));
+        Self { registry, requests, duration, in_flight, uploads, images }
     }
 }
 

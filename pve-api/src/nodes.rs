@@ -36,7 +36,7 @@ pub(crate) async fn list(
     let filter = NodeFilter { cluster_id, cluster_name, node_id, node_name, status };
 
     let nodes = read(&api.db, async |conn| node::list(conn, &filter, page).await).await?;
-    let now = Moment::now(api.settings);
+    let now = Moment::now(&api.settings);
     Ok(Answer(List::of(nodes, |node| NodeView::new(node, now))))
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn show(
     query.finish()?;
     let node = read(&api.db, async |conn| node::get(conn, NodeId(id)).await).await?;
     let node = node.ok_or_else(|| ApiError::not_found(format!("node with id {id}")))?;
-    Ok(Answer(NodeView::new(node, Moment::now(api.settings))))
+    Ok(Answer(NodeView::new(node, Moment::now(&api.settings))))
 }
 
 /// What is shown of a node.

@@ -37,6 +37,11 @@ impl Query {
         Ok(Some(text))
     }
 
+    /// `t`, the token of an image's address; whatever else is there is left alone.
+    pub(crate) fn token(&mut self) -> Option<String> {
+        self.take("t").ok().flatten()
+    }
+
     pub(crate) fn flag(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
         self.one_of(name, &[("true", true), ("false", false), ("1", true), ("0", false)])
     }

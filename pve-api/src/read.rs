@@ -1,4 +1,4 @@
-//! Reading the tables on behalf of one request.
+//! Reading and changing the tables on behalf of one request.
 
 use std::time::Duration;
 
@@ -20,6 +20,25 @@ where
     T: Send,
 {
     match timeout(LONGEST, db.read(work)).await {
+        Ok(Err(error @ DbError::Query(_))) => {
+            timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
+            Err(error.into())
+        }
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(ApiError::Slow),
+    }
+}
+
+/// Runs `work` in one transaction that may write; it is run again when it collides with another.
+pub(crate) async fn write<T, F>(db: &Db, work: F) -> Result<T, ApiError>
+where
+    for<'c> F: AsyncFn(&'c mut Conn) -> Result<T, DbError>
+        + Transaction<&'c mut Conn, Result<T, DbError>, Run: Send>
+        + Send
+        + Sync,
+    T: Send,
+{
+    match timeout(LONGEST, db.write(work)).await {
         Ok(Err(error @ DbError::Query(_))) => {
             timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
             Err(error.into())

@@ -8,9 +8,14 @@ use tracing::Instrument;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The id of the request at hand, among its extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub String);
+
 /// Keeps the caller's id, or gives one.
-pub(crate) async fn carry(request: Request, next: Next) -> Response {
+pub(crate) async fn carry(mut request: Request, next: Next) -> Response {
     let id = request.headers().get(REQUEST_ID).and_then(usable).unwrap_or_else(new);
+    request.extensions_mut().insert(RequestId(id.clone()));
     let span = tracing::info_span!("request", id, method = %request.method());
     let mut response = next.run(request).instrument(span).await;
     // Both kinds of id hold visible ASCII only.

@@ -2,22 +2,30 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use schema::{Db, DbError};
+use schema::image_url::ImageUrlKey;
+use schema::images::{ImageError, ImageStore};
+use schema::secret::{SecretError, SecretKeys};
+use schema::{Conn, Db, DbError, token};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::args::ServeArgs;
-use crate::router_with;
+use crate::{Auth, Settings, router_with};
 
 /// Why the API could not be served. Each of them needs a person.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     #[error(
-        "--listen {0} is not a loopback address: the API has no authentication yet, so it is \
-         served on loopback only; write for example 127.0.0.1:8080"
+        "--listen {0} is not a loopback address, and --auth off lets whoever reaches it do \
+         everything: leave --auth off away, so that callers need a token, or listen on for example \
+         127.0.0.1:8080"
     )]
     NotLoopback(SocketAddr),
+    #[error("--images")]
+    Images(#[from] ImageError),
+    #[error("--secret-key-file")]
+    Key(#[from] SecretError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
@@ -33,6 +41,9 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: axum::Router,
+    auth: Auth,
+    tasks: TaskTracker,
+    drain: Duration,
 }
 
 /// Serves the API until `ended` resolves, then answers what is in flight.
@@ -51,17 +62,26 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ServeError::NotLoopback`], [`ServeError::Listen`], or [`ServeError::Database`] for a
-    /// URL that cannot be used.
+    /// [`ServeError`]: what was typed can not be used, and why.
     pub async fn bind(args: &ServeArgs) -> Result<Self, ServeError> {
-        let db = Db::open(&args.database_url)?;
-        if !args.listen.ip().is_loopback() {
+        let db = Db::open(&args.database.database_url)?;
+        if args.auth == Auth::Off && !args.listen.ip().is_loopback() {
             return Err(ServeError::NotLoopback(args.listen));
         }
+        let settings = settings(args)?;
         let refused = |source| ServeError::Listen { address: args.listen, source };
         let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { router: router_with(db.clone(), args.settings()), db, listener, address })
+        let tasks = settings.tasks.clone();
+        Ok(Self {
+            router: router_with(db.clone(), settings),
+            db,
+            listener,
+            address,
+            auth: args.auth,
+            tasks,
+            drain: args.drain_timeout,
+        })
     }
 
     /// The address with the port that was given, if 0 was asked for.
@@ -76,20 +96,29 @@ impl Server {
     /// [`ServeError::Database`] once the database says that its tables are missing, or too new.
     pub async fn serve(self, ended: impl Future<Output = ()>) -> Result<(), ServeError> {
         let stop = CancellationToken::new();
-        let drained = axum::serve(self.listener, self.router)
+        let callers = self.router.into_make_service_with_connect_info::<SocketAddr>();
+        let drained = axum::serve(self.listener, callers)
             .with_graceful_shutdown(stop.clone().cancelled_owned());
-        let drained = async { drained.await.map_err(ServeError::Stopped) };
+        let tasks = self.tasks;
+        let drained = async {
+            let outcome = drained.await.map_err(ServeError::Stopped);
+            // Uploads whose callers are gone.
+            tasks.close();
+            tasks.wait().await;
+            outcome
+        };
         let fit_until_ended = async {
             tokio::pin!(ended);
             tokio::select! {
-                fit = fit(&self.db) => match fit {
-                    Ok(()) => tracing::info!("The API is ready"),
-                    Err(error) => return Err(error),
-                },
+                fit = fit(&self.db) => fit?,
                 () = &mut ended => return Ok(()),
             }
+            if self.auth == Auth::Tokens {
+                first_token(&self.db).await;
+            }
+            tracing::info!("The API is ready");
             ended.await;
-            Ok(())
+            Ok::<_, DbError>(())
         };
 
         tokio::pin!(drained);
@@ -101,7 +130,7 @@ impl Server {
         if outcome.is_ok() {
             tracing::info!("Stopping");
         }
-        if tokio::time::timeout(LONGEST_DRAIN, drained).await.is_err() {
+        if tokio::time::timeout(self.drain, drained).await.is_err() {
             tracing::warn!("Some callers took too long and were left");
         }
         self.db.close();
@@ -109,9 +138,52 @@ impl Server {
     }
 }
 
-/// Requests end within the time that the database has to answer; who is slower than that is
-/// not waited for, so that a process ends within 20 s of SIGTERM.
-const LONGEST_DRAIN: Duration = Duration::from_secs(17);
+/// What the flags come to.
+fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
+    let image_key = match &args.secret_key_file {
+        None => None,
+        Some(file) => {
+            // It must be one that the operator takes too.
+            SecretKeys::from_file(file)?;
+            let bytes = std::fs::read(file).map_err(|source| SecretError::KeyFile {
+                path: file.display().to_string(),
+                source,
+            })?;
+            Some(ImageUrlKey::derive(&bytes))
+        }
+    };
+    Ok(Settings {
+        stale_after: args.stale_after,
+        auth: args.auth,
+        images: args.images.as_deref().map(ImageStore::open).transpose()?,
+        max_upload_bytes: args.max_upload_bytes.get(),
+        max_uploads: args.max_uploads.get(),
+        image_key,
+        image_rate: args.image_rate,
+        image_rate_per_cluster: args.image_rate_per_cluster,
+        tasks: TaskTracker::new(),
+    })
+}
+
+/// Makes a token for an administrator if there never was any, and prints it to stderr, this once.
+///
+/// Of several replicas that start together one does. A database that takes no changes is no error:
+/// somebody else makes tokens there.
+pub async fn first_token(db: &Db) {
+    match db.write(async |conn: &mut Conn| token::create_first(conn).await).await {
+        Ok(Some(token)) => eprintln!(
+            "There was no token yet. This one is for an administrator, and is shown this once:\n\n    \
+             {}\n\nMake others with `pve-api token create`, then `pve-api token revoke --name {}`.",
+            token.expose(),
+            token::FIRST
+        ),
+        Ok(None) | Err(DbError::Conflict { .. }) => {}
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "No first token could be made");
+        }
+    }
+}
 
 /// Waits until the database answers; then its tables must be those of this program.
 async fn fit(db: &Db) -> Result<(), DbError> {

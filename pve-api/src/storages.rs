@@ -33,7 +33,7 @@ pub(crate) async fn list(
     query.finish()?;
 
     let storages = read(&api.db, async |conn| storage::list(conn, &filter, page).await).await?;
-    let now = Moment::now(api.settings);
+    let now = Moment::now(&api.settings);
     Ok(Answer(List::of(storages, |storage| StorageView::new(storage, now))))
 }
 
@@ -46,7 +46,7 @@ pub(crate) async fn show(
     query.finish()?;
     let storage = read(&api.db, async |conn| storage::get(conn, StorageId(id)).await).await?;
     let storage = storage.ok_or_else(|| ApiError::not_found(format!("storage with id {id}")))?;
-    Ok(Answer(StorageView::new(storage, Moment::now(api.settings))))
+    Ok(Answer(StorageView::new(storage, Moment::now(&api.settings))))
 }
 
 const ACTIVE: &str = "active";

@@ -28,7 +28,7 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    pub(crate) fn now(settings: Settings) -> Self {
+    pub(crate) fn now(settings: &Settings) -> Self {
         let now = schema::now();
         let age = chrono::TimeDelta::from_std(settings.stale_after).ok();
         let oldest = age.and_then(|age| now.checked_sub_signed(age));

@@ -37,7 +37,7 @@ pub(crate) async fn list(
     query.finish()?;
 
     let guests = read(&api.db, async |conn| guest::list(conn, &filter, page).await).await?;
-    let now = Moment::now(api.settings);
+    let now = Moment::now(&api.settings);
     Ok(Answer(List::of(guests, |guest| GuestView::new(guest, now))))
 }
 
@@ -50,7 +50,7 @@ pub(crate) async fn show(
     query.finish()?;
     let guest = read(&api.db, async |conn| guest::get(conn, GuestId(id)).await).await?;
     let guest = guest.ok_or_else(|| no_such_guest(id))?;
-    Ok(Answer(GuestView::new(guest, Moment::now(api.settings))))
+    Ok(Answer(GuestView::new(guest, Moment::now(&api.settings))))
 }
 
 /// `GET /vms/{id}/ips`: the addresses that the guest told, newest id first.

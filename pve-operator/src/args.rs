@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use pve_api::Auth;
 pub use pve_api::args::{LogArgs, LogFormat, duration};
 use url::Url;
 
@@ -49,9 +50,12 @@ pub struct RunArgs {
     /// Address of `/livez`, `/readyz` and `/metrics`.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:9090")]
     pub listen: SocketAddr,
-    /// Serve the read-only HTTP API in this process too, on this address. Loopback only.
+    /// Serve the HTTP API in this process too, on this address.
     #[arg(long, env = "API", value_name = "ADDRESS")]
     pub api: Option<SocketAddr>,
+    /// Whether callers of that API must show a token. `off` goes with a loopback address only.
+    #[arg(long, env = "API_AUTH", value_enum, default_value_t = Auth::Tokens)]
+    pub api_auth: Auth,
     /// How often each cluster is asked for its resources.
     #[arg(long, env = "POLL_INTERVAL", default_value = "5s", value_parser = duration)]
     pub poll_interval: Duration,

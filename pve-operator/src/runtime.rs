@@ -44,10 +44,11 @@ impl Operator {
         let db = Db::open(&args.database.database_url)?;
         let keys = args.secret_key_file.as_deref().map(read_keys).transpose()?;
         if let Some(api) = args.api
+            && args.api_auth == pve_api::Auth::Off
             && !api.ip().is_loopback()
         {
             bail!(
-                "--api {api} is not a loopback address: the API has no authentication yet, so it is not served to the network"
+                "--api {api} is not a loopback address, and --api-auth off lets whoever reaches it do everything: leave --api-auth off away, so that callers need a token"
             );
         }
         let templates = template_settings(args)?;
@@ -73,7 +74,13 @@ impl Operator {
             () = stop.cancelled() => {}
         }
         if let Some(api) = api {
-            serve(&tasks, &stop, api, pve_api::router(db.clone()));
+            let mut settings = pve_api::Settings::default();
+            settings.auth = args.api_auth;
+            settings.tasks = tasks.clone();
+            if args.api_auth == pve_api::Auth::Tokens {
+                pve_api::first_token(&db).await;
+            }
+            serve(&tasks, &stop, api, pve_api::router_with(db.clone(), settings));
         }
         let clusters = Clusters::default();
         tasks.spawn(templates::run(
@@ -206,7 +213,8 @@ fn serve(
 ) {
     let stop = stop.clone().cancelled_owned();
     tasks.spawn(async move {
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+        let callers = router.into_make_service_with_connect_info::<SocketAddr>();
+        if let Err(error) = axum::serve(listener, callers).with_graceful_shutdown(stop).await {
             tracing::error!(error = &error as &dyn std::error::Error, "A listener ended");
         }
     });

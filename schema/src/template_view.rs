@@ -158,13 +158,13 @@ pub async fn task(conn: &mut Conn, id: SyncTaskId) -> Result<Option<TaskView>, D
     Ok(found.map(shown_task))
 }
 
-/// Several tasks, in no particular order.
-pub async fn tasks_of(conn: &mut Conn, ids: &[SyncTaskId]) -> Result<Vec<TaskView>, DbError> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows = task_rows().push(" AND task.id IN ").list(ids.iter().copied());
-    Ok(sql::fetch(conn, &rows).await?.into_iter().map(shown_task).collect())
+/// The live instance that a task is for, as it is in the table.
+pub async fn instance_of_task(
+    conn: &mut Conn,
+    id: SyncTaskId,
+) -> Result<Option<InstanceRow>, DbError> {
+    let row = Sql::new("SELECT * FROM template_instance WHERE deleted_id = 0 AND sync_task_id = ");
+    sql::first(conn, &row.bind(id)).await
 }
 
 /// One page of the tasks that pass `filter`, newest first, and how many there are in all.

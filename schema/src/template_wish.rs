@@ -163,34 +163,44 @@ pub async fn add_copies(
     insert_copies(conn, &upload, places, creator, revisions).await
 }
 
-/// Wants an instance again, from the beginning: its task starts over, or, of a primary, its upload.
+/// Wants instances again, from the beginning: the task of each starts over, or, of a primary, its
+/// upload.
 ///
 /// # Errors
 ///
-/// [`DbError::Busy`] if somebody else wanted something else of it since the caller looked.
+/// [`DbError::Busy`] if somebody else wanted something else of one since the caller looked.
 pub async fn want_again(
     conn: &mut Conn,
-    instance: &InstanceRow,
+    instances: &[&InstanceRow],
     modifier: &str,
 ) -> Result<(), DbError> {
-    if instance.sync_task_id.is_none() {
+    let uploads: Vec<UploadId> = instances
+        .iter()
+        .filter(|instance| instance.sync_task_id.is_none())
+        .map(|instance| instance.upload_id)
+        .collect();
+    if !uploads.is_empty() {
         let revision = revision::raise(conn, Table::Upload).await?;
-        let row = Sql::new("UPDATE template_upload SET generation = generation + 1, modifier = ")
+        let rows = Sql::new("UPDATE template_upload SET generation = generation + 1, modifier = ")
             .bind(modifier);
-        let row = touched(row, revision).push(" WHERE id = ").bind(instance.upload_id);
-        sql::execute(conn, &row).await?;
+        sql::execute(conn, &touched(rows, revision).push(" WHERE id IN ").list(uploads)).await?;
     }
-    let revision = revision::raise(conn, Table::Instance).await?;
-    let row = Sql::new("UPDATE template_instance SET generation = generation + 1, desired = ")
-        .bind(Desired::Available)
-        .push(", modifier = ")
-        .bind(modifier);
-    swap(conn, touched(row, revision), instance).await?;
-    if let Some(task) = instance.sync_task_id {
+    if !instances.is_empty() {
+        let revision = revision::raise(conn, Table::Instance).await?;
+        for instance in instances {
+            let row =
+                Sql::new("UPDATE template_instance SET generation = generation + 1, desired = ")
+                    .bind(Desired::Available)
+                    .push(", modifier = ")
+                    .bind(modifier);
+            swap(conn, touched(row, revision), instance).await?;
+        }
+    }
+    let tasks: Vec<SyncTaskId> = instances.iter().filter_map(|it| it.sync_task_id).collect();
+    if !tasks.is_empty() {
         let revision = revision::raise(conn, Table::SyncTask).await?;
-        let row = Sql::new("UPDATE template_sync_task SET generation = generation + 1");
-        let row = touched(row, revision).push(" WHERE id = ").bind(task);
-        sql::execute(conn, &row).await?;
+        let rows = Sql::new("UPDATE template_sync_task SET generation = generation + 1");
+        sql::execute(conn, &touched(rows, revision).push(" WHERE id IN ").list(tasks)).await?;
     }
     Ok(())
 }

@@ -157,6 +157,8 @@ fn operator_args(url: &str, args: &Args) -> anyhow::Result<pve_operator::args::R
         &args.listen.to_string(),
         "--api",
         &args.api.to_string(),
+        "--api-auth",
+        "off",
     ];
     match OperatorArgs::try_parse_from(words)?.command {
         Command::Run(run) => Ok(run),

@@ -1,12 +1,11 @@
 //! The database is away, empty, or not ours (C07).
 
 use axum::http::StatusCode;
-use pve_api::router;
 use schema::Db;
 use schema::testing::TestDatabase;
 use serde_json::json;
 
-use crate::fixture::{TestApi, send};
+use crate::fixture::{TestApi, router, send};
 
 #[tokio::test]
 async fn while_the_database_is_away_answers_are_503_and_say_when_to_ask_again() {

@@ -3,12 +3,14 @@
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::Response;
 use http_body_util::BodyExt;
+use pve_api::{Auth, Settings};
 use schema::guest::{self, GuestKind, SyncedGuest};
 use schema::node::{self, NodeStatus, SyncedNode};
 use schema::storage::{self, StorageKey, StorageUsage, SyncedStorage};
 use schema::testing::TestDatabase;
-use schema::{ClusterId, Flag};
+use schema::{ClusterId, Db, Flag};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -57,7 +59,7 @@ impl TestApi {
     }
 
     pub(crate) fn over(database: TestDatabase) -> Self {
-        Self { router: pve_api::router(database.db.clone()), database }
+        Self { router: router(database.db.clone()), database }
     }
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {
@@ -108,12 +110,40 @@ impl TestApi {
     }
 }
 
+/// The API for whoever comes.
+pub(crate) fn router(db: Db) -> Router {
+    pve_api::router_with(db, for_anybody())
+}
+
+pub(crate) fn for_anybody() -> Settings {
+    let mut settings = Settings::default();
+    settings.auth = Auth::Off;
+    settings
+}
+
 pub(crate) async fn send(router: &Router, method: &str, path: &str) -> Answer {
-    let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-    let response = router.clone().oneshot(request).await.unwrap();
+    call(router, method, path, &[], Body::empty()).await
+}
+
+/// A request with whatever it needs.
+pub(crate) async fn call(
+    router: &Router,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Answer {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    answer(router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap()).await
+}
+
+pub(crate) async fn answer(response: Response) -> Answer {
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
-    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     Answer { status: head.status, headers: head.headers, text }
 }
 

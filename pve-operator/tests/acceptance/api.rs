@@ -9,6 +9,7 @@ use crate::support::{Followed, Mirror, SOON, eventually, get, on_every_database}
 async fn with_api(database: TestDatabase) -> (Mirror, Followed) {
     let mut mirror = Mirror::stopped(database);
     mirror.option("--api", "127.0.0.1:0");
+    mirror.option("--api-auth", "off");
     let it = mirror.follow("sim", crate::support::simulate(Config::quick().guests(20))).await;
     mirror.start().await;
     mirror.until_equal(&it).await;

@@ -142,7 +142,8 @@ async fn a_retry_reads_as_pending_with_nothing_of_the_last_attempt() {
         let failed = task(db, made.tasks[0]).await.task;
         let instance = of_node(db, &made, 2).await;
 
-        let again = async |conn: &mut Conn| template_wish::want_again(conn, &instance, "ci").await;
+        let again =
+            async |conn: &mut Conn| template_wish::want_again(conn, &[&instance], "ci").await;
         db.write(again).await.unwrap();
 
         assert_eq!(failed.told.status, TaskStatus::Failed);
@@ -175,7 +176,8 @@ async fn a_retry_of_the_primary_starts_its_upload_over() {
         db.write(failed).await.unwrap();
         let primary = of_node(db, &made, 1).await;
 
-        let again = async |conn: &mut Conn| template_wish::want_again(conn, &primary, "ci").await;
+        let again =
+            async |conn: &mut Conn| template_wish::want_again(conn, &[&primary], "ci").await;
         db.write(again).await.unwrap();
 
         let mut conn = db.conn().await.unwrap();
@@ -205,7 +207,7 @@ async fn a_task_that_was_taken_back_before_it_began_is_cancelled_at_once() {
         assert_eq!(task(db, made.tasks[1]).await.task.told.status, TaskStatus::Importing);
 
         let row = of_node(db, &made, 2).await;
-        db.write(async |conn: &mut Conn| template_wish::want_again(conn, &row, "ci").await)
+        db.write(async |conn: &mut Conn| template_wish::want_again(conn, &[&row], "ci").await)
             .await
             .unwrap();
         assert_eq!(task(db, made.tasks[0]).await.task.told.status, TaskStatus::Pending);
@@ -221,7 +223,7 @@ async fn tasks_are_listed_newest_first_by_what_is_shown_of_them() {
         the_operator_says(db, one.tasks[0], TaskStatus::Failed).await;
         the_operator_says(db, one.tasks[1], TaskStatus::Syncing).await;
         let retried = of_node(db, &one, 2).await;
-        db.write(async |conn: &mut Conn| template_wish::want_again(conn, &retried, "ci").await)
+        db.write(async |conn: &mut Conn| template_wish::want_again(conn, &[&retried], "ci").await)
             .await
             .unwrap();
 

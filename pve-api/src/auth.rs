@@ -1,0 +1,210 @@
+//! Who calls, and whether they may.
+//!
+//! A token comes as `Authorization: Bearer TOKEN`. It is looked up for every request, so one that
+//! is revoked opens nothing from then on; the database being away is a 503 and no way in.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use schema::Conn;
+use schema::token::{self, Scope, TokenRow, Unfit};
+
+use crate::Api;
+use crate::error::{ApiError, Refusal};
+use crate::read::read;
+use crate::request_id::RequestId;
+use crate::routes::Scopes;
+
+/// Whether callers must show a token.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum Auth {
+    /// Every request below `/api/v1` needs a token; `pve-api token create` makes one.
+    #[default]
+    Tokens,
+    /// Whoever reaches the address may do everything; on loopback only.
+    Off,
+}
+
+/// Who caused a request, for the record.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// The name of the token.
+    pub name: String,
+    pub remote_address: Option<String>,
+    pub request_id: Option<String>,
+}
+
+/// Lets a request pass if its token may do what the route is for.
+pub(crate) async fn guard(
+    State((api, scopes)): State<(Api, Scopes)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    // Without a scope there is no such method, and nothing to protect.
+    let Some(needed) = path.and_then(|path| scopes.of(path, request.method())) else {
+        return next.run(request).await;
+    };
+    let name = match admit(&api, request.headers(), needed).await {
+        Ok(name) => name,
+        Err(denied) => return denied.into_response(),
+    };
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let caller = Caller {
+        name,
+        remote_address: address.map(|ConnectInfo(address)| address.ip().to_string()),
+        request_id: request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()),
+    };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// The name of whoever calls.
+async fn admit(api: &Api, headers: &HeaderMap, needed: Scope) -> Result<String, Denied> {
+    if api.settings.auth == Auth::Off {
+        return Ok(ANYBODY.to_owned());
+    }
+    let shown = bearer(headers).ok_or(Denied::NoToken)?;
+    let row = read(&api.db, async |conn: &mut Conn| token::find(conn, shown).await).await?;
+    let row = judge(row, needed, schema::now())?;
+    note_use(api, &row);
+    Ok(row.name)
+}
+
+/// Pure: what a token that was found is worth.
+fn judge(row: Option<TokenRow>, needed: Scope, now: schema::Timestamp) -> Result<TokenRow, Denied> {
+    let row = row.ok_or(Denied::Unknown)?;
+    row.fitness(now).map_err(|unfit| Denied::Unfit { name: row.name.clone(), unfit })?;
+    if row.scope < needed {
+        return Err(Denied::Scope { name: row.name, has: row.scope, needed });
+    }
+    Ok(row)
+}
+
+/// Writes the time of use beside the request, and not more often than it is shown.
+fn note_use(api: &Api, row: &TokenRow) {
+    let now = schema::now();
+    let noted = row.last_used_at.is_some_and(|at| {
+        now.signed_duration_since(at).to_std().is_ok_and(|age| age < NOTE_INTERVAL)
+    });
+    if noted {
+        return;
+    }
+    let (db, id) = (api.db.clone(), row.id);
+    api.settings.tasks.spawn(async move {
+        let note =
+            db.write(async |conn: &mut Conn| token::note_use(conn, id, now, NOTE_INTERVAL).await);
+        if let Err(error) = note.await {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "The use of a token was not noted");
+        }
+    });
+}
+
+const NOTE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The name of callers where nobody asks for one.
+const ANYBODY: &str = "anybody";
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// Why a request is not let in.
+#[derive(Debug)]
+enum Denied {
+    NoToken,
+    Unknown,
+    Unfit { name: String, unfit: Unfit },
+    Scope { name: String, has: Scope, needed: Scope },
+    Other(ApiError),
+}
+
+impl From<ApiError> for Denied {
+    fn from(error: ApiError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        use StatusCode as Code;
+        let (status, reason, message, challenge) = match self {
+            Self::Other(error) => return error.into_response(),
+            Self::NoToken => (
+                Code::UNAUTHORIZED,
+                "no_token",
+                "this needs a token: send `Authorization: Bearer TOKEN`; `pve-api token create` \
+                 makes one"
+                    .to_owned(),
+                "Bearer realm=\"pve-api\"".to_owned(),
+            ),
+            Self::Unknown => (
+                Code::UNAUTHORIZED,
+                "unknown_token",
+                "this token is not known here".to_owned(),
+                invalid("unknown"),
+            ),
+            Self::Unfit { name, unfit } => {
+                let (reason, word) = match unfit {
+                    Unfit::Revoked => ("revoked_token", "was revoked"),
+                    Unfit::Expired => ("expired_token", "has expired"),
+                };
+                (Code::UNAUTHORIZED, reason, format!("the token `{name}` {word}"), invalid(word))
+            }
+            Self::Scope { name, has, needed } => (
+                Code::FORBIDDEN,
+                "scope",
+                format!("the token `{name}` has the scope {has}, this needs {needed}"),
+                format!(
+                    "Bearer realm=\"pve-api\", error=\"insufficient_scope\", scope=\"{needed}\""
+                ),
+            ),
+        };
+        let mut response = ApiError::from(Refusal::new(status, reason, message)).into_response();
+        let challenge = HeaderValue::from_str(&challenge).expect("our own words are visible ASCII");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        response
+    }
+}
+
+fn invalid(why: &str) -> String {
+    format!("Bearer realm=\"pve-api\", error=\"invalid_token\", error_description=\"{why}\"")
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // Routes come with a scope, so `guard` was here.
+        parts.extensions.get::<Self>().cloned().ok_or(ApiError::NoSuchPath)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn only_a_bearer_token_is_a_token() {
+        assert_eq!(bearer(&headers("Bearer abc")), Some("abc"));
+        assert_eq!(bearer(&headers("bearer  abc ")), Some("abc"));
+        for other in ["Basic YTpi", "Bearer", "Bearer ", "abc", ""] {
+            assert_eq!(bearer(&headers(other)), None, "{other}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+}

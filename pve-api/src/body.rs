@@ -1,0 +1,45 @@
+//! JSON that callers send, parsed strictly: a field that is passed over would do something that
+//! nobody asked for.
+
+use axum::body::to_bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use serde::de::DeserializeOwned;
+
+use crate::error::{ApiError, Refusal, printable};
+
+/// A JSON object. Its type denies unknown fields.
+#[derive(Debug)]
+pub(crate) struct JsonBody<T>(pub T);
+
+/// Ids and names; never a file.
+const LONGEST: usize = 64 * 1024;
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/json") {
+            let message = "send a JSON object with the header `Content-Type: application/json`";
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(Refusal::new(status, "content_type", message).into());
+        }
+        let bytes = to_bytes(request.into_body(), LONGEST).await.map_err(|_| {
+            let message =
+                format!("the body did not arrive whole, or has more than {LONGEST} bytes");
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message)
+        })?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            let message = format!("the body can not be read: {}", printable_sentence(&error));
+            ApiError::invalid("body", message)
+        })
+    }
+}
+
+/// serde's words repeat what the caller wrote.
+fn printable_sentence(error: &serde_json::Error) -> String {
+    error.to_string().split(' ').map(printable).collect::<Vec<_>>().join(" ")
+}

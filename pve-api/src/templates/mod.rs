@@ -1,0 +1,129 @@
+//! `/templates`: what there is, what is wanted of it, and how far it has come.
+//!
+//! ```text
+//! look (one transaction) --> plan (pure) --> act: rows of what is wanted, and the record of it
+//! ```
+//!
+//! Nothing here talks to PVE: rows say what is wanted, and the operator does it.
+
+mod clone;
+mod clone_plan;
+mod delete;
+mod form;
+mod intake;
+mod placement;
+mod primary;
+mod sync;
+mod tasks;
+mod upload;
+mod version;
+mod views;
+mod world;
+
+use axum::extract::State;
+use schema::template::TemplateStatus;
+use schema::template_view::{self, TemplateFilter};
+use schema::token::Scope;
+use schema::{ClusterId, Conn, TemplateId};
+
+pub(crate) use upload::Uploads;
+
+use crate::Api;
+use crate::envelope::{Answer, List};
+use crate::error::ApiError;
+use crate::path::Id;
+use crate::query::Query;
+use crate::read::read;
+use crate::routes::Routes;
+use views::{DetailView, InstanceView, InstancesView, ListedView};
+
+/// Every route of templates.
+pub(crate) fn routes(routes: Routes) -> Routes {
+    use Scope::{Read, Write};
+    routes
+        .get(Read, "/templates", list)
+        .post(Write, "/templates/upload", upload::upload)
+        .get(Read, "/templates/sync-tasks", tasks::list)
+        .get(Read, "/templates/sync-tasks/{id}", tasks::show)
+        .delete(Write, "/templates/sync-tasks/{id}", tasks::delete)
+        .post(Write, "/templates/sync-tasks/{id}/retry", tasks::retry)
+        .post(Write, "/templates/sync-tasks/{id}/cancel", tasks::cancel)
+        .get(Read, "/templates/clones/{id}", clone::show)
+        .delete(Write, "/templates/{id}", delete::delete)
+        .get(Read, "/templates/{id}/detail", detail)
+        .get(Read, "/templates/{id}/instances", instances)
+        .post(Write, "/templates/{id}/sync", sync::sync)
+        .post(Write, "/templates/{id}/retry", primary::retry)
+        .post(Write, "/templates/{id}/cancel", primary::cancel)
+        .post(Write, "/templates/{id}/clone", clone::clone)
+}
+
+/// `GET /templates`: one page of the templates that pass every filter, newest id first; deleted
+/// ones only with `status=deleted`.
+async fn list(
+    State(api): State<Api>,
+    mut query: Query,
+) -> Result<Answer<List<ListedView>>, ApiError> {
+    let page = query.page()?;
+    let filter = TemplateFilter {
+        cluster_id: query.number("cluster_id")?.map(ClusterId),
+        template_name: query.text("template_name")?,
+        status: query.one_of("status", &words(TemplateStatus::ALL, TemplateStatus::as_str))?,
+    };
+    query.finish()?;
+
+    let list = async |conn: &mut Conn| template_view::list_templates(conn, &filter, page).await;
+    let (total, list) = read(&api.db, list).await?;
+    Ok(Answer(List { total, list: list.into_iter().map(ListedView::new).collect() }))
+}
+
+/// `GET /templates/{id}/detail`
+async fn detail(
+    State(api): State<Api>,
+    Id(id): Id,
+    mut query: Query,
+) -> Result<Answer<DetailView>, ApiError> {
+    let with_instances = query.flag("include_instances")?.unwrap_or_default();
+    query.finish()?;
+
+    let id = TemplateId(id);
+    let found = read(&api.db, async |conn: &mut Conn| {
+        let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };
+        let instances =
+            if with_instances { Some(template_view::instances(conn, id).await?) } else { None };
+        Ok(Some((view, instances)))
+    });
+    let (view, instances) = found.await?.ok_or_else(|| no_such_template(id))?;
+    Ok(Answer(DetailView::new(view, instances)))
+}
+
+/// `GET /templates/{id}/instances`
+async fn instances(
+    State(api): State<Api>,
+    Id(id): Id,
+    query: Query,
+) -> Result<Answer<InstancesView>, ApiError> {
+    query.finish()?;
+
+    let id = TemplateId(id);
+    let found = read(&api.db, async |conn: &mut Conn| {
+        let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };
+        Ok(Some((view.template, template_view::instances(conn, id).await?)))
+    });
+    let (template, all) = found.await?.ok_or_else(|| no_such_template(id))?;
+    Ok(Answer(InstancesView {
+        template_id: template.id.0,
+        template_name: template.template_name,
+        total: all.len(),
+        instances: all.into_iter().map(InstanceView::new).collect(),
+    }))
+}
+
+fn no_such_template(id: TemplateId) -> ApiError {
+    ApiError::not_found(format!("template with id {id}"))
+}
+
+/// The words that a query may choose from.
+fn words<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> Vec<(&'static str, T)> {
+    all.iter().map(|it| (word(*it), *it)).collect()
+}
