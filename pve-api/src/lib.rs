@@ -22,6 +22,7 @@ mod clusters;
 mod envelope;
 mod error;
 mod health;
+pub mod image_collector;
 mod images;
 pub mod logging;
 mod metrics;

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::args::ServeArgs;
-use crate::{Auth, Settings, router_with};
+use crate::{Auth, Settings, image_collector, router_with};
 
 /// Why the API could not be served. Each of them needs a person.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: axum::Router,
+    images: Option<ImageStore>,
     auth: Auth,
     tasks: TaskTracker,
     drain: Duration,
@@ -72,8 +73,9 @@ impl Server {
         let refused = |source| ServeError::Listen { address: args.listen, source };
         let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let tasks = settings.tasks.clone();
+        let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
         Ok(Self {
+            images,
             router: router_with(db.clone(), settings),
             db,
             listener,
@@ -117,7 +119,13 @@ impl Server {
                 first_token(&self.db).await;
             }
             tracing::info!("The API is ready");
-            ended.await;
+            match self.images {
+                Some(images) => tokio::select! {
+                    () = image_collector::run(self.db.clone(), images) => {}
+                    () = &mut ended => {}
+                },
+                None => ended.await,
+            }
             Ok::<_, DbError>(())
         };
 

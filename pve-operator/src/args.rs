@@ -1,9 +1,10 @@
 //! The command line, and what it means once it is parsed.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use pve_api::Auth;
+use pve_api::args::bytes;
 pub use pve_api::args::{LogArgs, LogFormat, duration};
 use url::Url;
 
@@ -56,6 +57,9 @@ pub struct RunArgs {
     /// Whether callers of that API must show a token. `off` goes with a loopback address only.
     #[arg(long, env = "API_AUTH", value_enum, default_value_t = Auth::Tokens)]
     pub api_auth: Auth,
+    /// The largest image that this API takes, as in 50GiB.
+    #[arg(long, env = "MAX_UPLOAD_BYTES", default_value = "50GiB", value_parser = bytes)]
+    pub max_upload_bytes: NonZeroU64,
     /// How often each cluster is asked for its resources.
     #[arg(long, env = "POLL_INTERVAL", default_value = "5s", value_parser = duration)]
     pub poll_interval: Duration,

@@ -51,7 +51,8 @@ impl Operator {
                 "--api {api} is not a loopback address, and --api-auth off lets whoever reaches it do everything: leave --api-auth off away, so that callers need a token"
             );
         }
-        let templates = template_settings(args)?;
+        let image_key = image_key(args)?;
+        let templates = template_settings(args, image_key.clone())?;
         let admin = listen("--listen", args.listen).await?;
         let api = match args.api {
             Some(address) => Some(listen("--api", address).await?),
@@ -77,6 +78,19 @@ impl Operator {
             let mut settings = pve_api::Settings::default();
             settings.auth = args.api_auth;
             settings.tasks = tasks.clone();
+            settings.images.clone_from(&templates.images);
+            settings.max_upload_bytes = args.max_upload_bytes.get();
+            settings.image_key.clone_from(&image_key);
+            if let Some(images) = settings.images.clone() {
+                let collect = pve_api::image_collector::run(db.clone(), images);
+                let stop = stop.clone();
+                tasks.spawn(async move {
+                    tokio::select! {
+                        () = collect => {}
+                        () = stop.cancelled() => {}
+                    }
+                });
+            }
             if args.api_auth == pve_api::Auth::Tokens {
                 pve_api::first_token(&db).await;
             }
@@ -160,11 +174,20 @@ async fn database(db: &Db, migrate: bool) -> Result<(), DbError> {
     }
 }
 
-fn template_settings(args: &RunArgs) -> anyhow::Result<templates::Settings> {
-    let it = &args.templates;
-    let images = it.images.as_deref().map(ImageStore::open_read_only).transpose();
-    let images = images.context("--images")?;
+/// What the addresses of images are signed with; None takes the key that the database keeps.
+fn image_key(args: &RunArgs) -> anyhow::Result<Option<ImageUrlKey>> {
     let secret = args.secret_key_file.as_deref().map(std::fs::read).transpose()?;
+    Ok(secret.as_deref().map(ImageUrlKey::derive))
+}
+
+fn template_settings(
+    args: &RunArgs,
+    key: Option<ImageUrlKey>,
+) -> anyhow::Result<templates::Settings> {
+    let it = &args.templates;
+    // With the API in this process images come in here; else they come in elsewhere.
+    let open = if args.api.is_some() { ImageStore::open } else { ImageStore::open_read_only };
+    let images = it.images.as_deref().map(open).transpose().context("--images")?;
     if let Some(base) = &it.image_base_url
         && !(matches!(base.scheme(), "http" | "https") && base.has_host())
     {
@@ -174,7 +197,7 @@ fn template_settings(args: &RunArgs) -> anyhow::Result<templates::Settings> {
         images,
         image_address: it.image_base_url.clone().map(|base| templates::ImageAddress {
             base,
-            key: secret.as_deref().map(ImageUrlKey::derive),
+            key,
             verify_certificates: !it.image_tls_unverified,
             lifetime: Duration::from_hours(24),
         }),

@@ -204,7 +204,7 @@ impl Workshop {
         let row = self.on(asked, node).await;
         let again = self.mirror.db().write(async |conn| {
             let row = instance::get(conn, row.id).await?.expect("it has a row");
-            template_wish::want_again(conn, &row, "test").await
+            template_wish::want_again(conn, &[&row], "test").await
         });
         again.await.expect("it can be wanted again");
     }
