@@ -116,7 +116,7 @@ fn operator_args(url: &str) -> anyhow::Result<RunArgs> {
         "1m",
     ];
     match Args::try_parse_from(words).context("arguments of the operator")?.command {
-        Command::Run(run) => Ok(run),
+        Command::Run(run) => Ok(*run),
         Command::Migrate(_) => bail!("`run` was asked for"),
     }
 }

@@ -23,7 +23,7 @@ pub enum Command {
     /// Create or upgrade the tables, then exit.
     Migrate(DatabaseArgs),
     /// Follow every enabled cluster of the table `pve_cluster` until told to stop.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
 }
 
 #[derive(Clone, ClapArgs)]

@@ -161,7 +161,7 @@ fn operator_args(url: &str, args: &Args) -> anyhow::Result<pve_operator::args::R
         "off",
     ];
     match OperatorArgs::try_parse_from(words)?.command {
-        Command::Run(run) => Ok(run),
+        Command::Run(run) => Ok(*run),
         Command::Migrate(_) => bail!("`run` was asked for"),
     }
 }

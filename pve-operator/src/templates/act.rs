@@ -11,6 +11,7 @@ use super::{
     pass::{Pass, PassError, refusal_of, report},
     plan::Act,
     preflight::{self, Facts, Way},
+    progress::{Amount, percent},
     sending::Parcel,
     staging,
 };
@@ -82,8 +83,7 @@ impl Pass<'_> {
             self.told.status = InstanceStatus::Syncing;
         }
         if making && self.told.status == InstanceStatus::Syncing {
-            self.told.progress =
-                super::progress::percent(self.told.progress, act, Default::default());
+            self.told.progress = percent(self.told.progress, act, Amount::default());
         }
         self.write().await?;
 

@@ -46,6 +46,7 @@ impl Act {
 
 /// What the row says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that hold or do not, each on its own")]
 pub struct Wish {
     pub desired: Desired,
     pub status: InstanceStatus,
@@ -103,6 +104,7 @@ pub enum Guest {
 
 /// A guest with the marker of this instance.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that hold or do not, each on its own")]
 pub struct Ours {
     /// On the instance's node.
     pub at_home: bool,
@@ -173,17 +175,17 @@ pub enum Why {
 #[must_use]
 pub fn plan(wish: &Wish, seen: &Seen) -> Step {
     match wish.desired {
-        Desired::Available => make(wish, seen),
+        Desired::Available => make(wish, *seen),
         Desired::Cancelled if wish.cancelled || wish.status == InstanceStatus::Available => {
             Step::Settle
         }
-        Desired::Cancelled => unmake(wish, seen, Step::Cancelled),
+        Desired::Cancelled => unmake(wish, *seen, Step::Cancelled),
         Desired::Absent if wish.status == InstanceStatus::Deleted => Step::Settle,
-        Desired::Absent => unmake(wish, seen, Step::Gone),
+        Desired::Absent => unmake(wish, *seen, Step::Gone),
     }
 }
 
-fn make(wish: &Wish, seen: &Seen) -> Step {
+fn make(wish: &Wish, seen: Seen) -> Step {
     if wish.fresh {
         return Step::Begin;
     }
@@ -224,7 +226,7 @@ fn make(wish: &Wish, seen: &Seen) -> Step {
 }
 
 /// Takes away what a failed attempt left. A finished template is worth keeping: a retry finds it.
-fn tidy(wish: &Wish, seen: &Seen) -> Step {
+fn tidy(wish: &Wish, seen: Seen) -> Step {
     if !wish.numbered {
         return Step::Settle;
     }
@@ -240,7 +242,7 @@ fn tidy(wish: &Wish, seen: &Seen) -> Step {
 }
 
 /// `act` needs the image on the node.
-fn with_file(wish: &Wish, seen: &Seen, act: Act) -> Step {
+fn with_file(wish: &Wish, seen: Seen, act: Act) -> Step {
     match seen.file {
         File::Absent => Step::Ask(Act::Fetch),
         File::Damaged => Step::Ask(Act::RemoveFile),
@@ -250,7 +252,7 @@ fn with_file(wish: &Wish, seen: &Seen, act: Act) -> Step {
 }
 
 /// Takes away what is ours, then answers `end`.
-fn unmake(wish: &Wish, seen: &Seen, end: Step) -> Step {
+fn unmake(wish: &Wish, seen: Seen, end: Step) -> Step {
     match seen.task {
         Task::Running(Act::Destroy | Act::RemoveFile) => return Step::Wait(Why::Task),
         Task::Running(_) => return Step::Stop,
@@ -272,7 +274,7 @@ fn unmake(wish: &Wish, seen: &Seen, end: Step) -> Step {
 }
 
 /// What must be over, or back, before anything is begun.
-fn wait(wish: &Wish, seen: &Seen) -> Option<Step> {
+fn wait(wish: &Wish, seen: Seen) -> Option<Step> {
     if let Task::Running(_) = seen.task {
         return Some(Step::Wait(Why::Task));
     }
@@ -288,7 +290,7 @@ fn wait(wish: &Wish, seen: &Seen) -> Option<Step> {
 }
 
 /// Whether what is seen shows the end of `act`, so that no answer needs to be waited for.
-fn has_happened(act: Act, seen: &Seen) -> bool {
+fn has_happened(act: Act, seen: Seen) -> bool {
     let ours = match seen.guest {
         Guest::Ours(guest) => Some(guest),
         Guest::Absent | Guest::Stranger | Guest::Husk => None,

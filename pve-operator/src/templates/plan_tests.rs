@@ -209,7 +209,7 @@ fn every_pair_of_row_and_pve_comes_to_an_end() {
         }
         match (wish.desired, end) {
             (Desired::Available, End::Settled) if last.status == InstanceStatus::Available => {}
-            (Desired::Available, End::Lost | End::Moved) => {}
+            (Desired::Available, End::Lost | End::Moved) | (Desired::Absent, End::Gone) => {}
             // It had failed, or is on its way out, and nobody wants it again.
             (Desired::Available, End::Settled) => {
                 assert_eq!(last.status, wish.status, "{told}");
@@ -225,7 +225,6 @@ fn every_pair_of_row_and_pve_comes_to_an_end() {
                 let left = wish.status == InstanceStatus::Available || wish.cancelled;
                 assert!(left || last.cancelled, "{told}");
             }
-            (Desired::Absent, End::Gone) => {}
             (Desired::Absent, End::Settled) => assert_eq!(wish.status, InstanceStatus::Deleted),
             (_, end) => panic!("{told} ends as {end:?}"),
         }

@@ -61,9 +61,9 @@ fn import_progress(told: &Progress) -> ImportProgress {
             I::Pending => UploadStatus::Uploaded,
             I::Syncing => UploadStatus::Importing,
             I::Available => UploadStatus::Imported,
-            I::Failed => UploadStatus::Failed,
+            // What is being taken away had been imported, or not.
             I::Deleting | I::Deleted if told.progress == 100 => UploadStatus::Imported,
-            I::Deleting | I::Deleted => UploadStatus::Failed,
+            I::Failed | I::Deleting | I::Deleted => UploadStatus::Failed,
         },
         import_progress: told.progress,
         error_message: told.error_message.clone(),

@@ -290,7 +290,7 @@ impl Drop for Mirror {
 /// The options of `pve-operator run` as the command line has them.
 fn run_args(line: &[&str]) -> RunArgs {
     match Args::try_parse_from(line).expect("the options are right").command {
-        Command::Run(args) => args,
+        Command::Run(args) => *args,
         Command::Migrate(_) => unreachable!("the line says run"),
     }
 }
