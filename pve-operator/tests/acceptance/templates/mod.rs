@@ -5,3 +5,4 @@ mod cloning;
 mod deleting;
 mod making;
 mod numbers;
+mod privileges;
