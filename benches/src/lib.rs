@@ -12,6 +12,7 @@ pub mod peer;
 pub mod process;
 pub mod programs;
 pub mod tables;
+pub mod templates;
 
 /// A size or a time from the environment.
 ///

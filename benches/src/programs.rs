@@ -42,10 +42,20 @@ pub struct Simulated {
 ///
 /// If they do not come up; with what they said.
 pub fn start_sims(size: Size, folder: &Path) -> anyhow::Result<(Process, Vec<Simulated>)> {
+    start_sims_with(size, &[], folder)
+}
+
+/// [`start_sims`], with options of `pve-sim` besides.
+pub fn start_sims_with(
+    size: Size,
+    options: &[&str],
+    folder: &Path,
+) -> anyhow::Result<(Process, Vec<Simulated>)> {
     let mut command = Command::new(program("pve-sim")?);
     command.args(["--clusters", &size.clusters.to_string()]);
     command.args(["--nodes", &size.nodes.to_string()]);
     command.args(["--guests", &size.guests.to_string()]);
+    command.args(options);
     command.stdout(Stdio::piped());
     let mut process = Process::start("pve-sim", &mut command, &folder.join("sim.log"))?;
     let output = BufReader::new(process.stdout().context("stdout is piped")?);
