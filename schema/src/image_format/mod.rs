@@ -86,6 +86,12 @@ enum Named {
 
 impl Named {
     fn parse(name: &str) -> Result<Self, Refused> {
+        if name.contains(['/', '\\']) || name.chars().any(char::is_control) || name.len() > 255 {
+            return Err(Refused::new(format!(
+                "{:?} is no name of a file: send it without its folders, and at most 255 bytes long",
+                refused::shown(name)
+            )));
+        }
         let extension = name.rsplit_once('.').map_or("", |(_, end)| end).to_ascii_lowercase();
         if extension == "img" {
             return Ok(Self::Img);
@@ -245,10 +251,14 @@ mod tests {
         }
     }
 
+    // B02
     #[test]
     fn names_are_refused_before_there_are_bytes() {
         for (name, words) in [
             ("disk", "ends in \"\""),
+            ("../../x.qcow2", "without its folders"),
+            ("C:\\x.qcow2", "without its folders"),
+            ("x\n.qcow2", "is no name of a file"),
             ("disk.qcow2.gz", "unpack it first"),
             ("disk.vhdx", "qemu-img convert"),
             ("disk.ovf", "tar cf"),

@@ -303,6 +303,18 @@ mod tests {
         assert!(entry(5 * CLUSTER as u64).unwrap_err().contains("cut off"));
     }
 
+    #[test]
+    fn a_table_near_the_end_of_all_numbers_is_behind_the_file() {
+        for field in [40, 48] {
+            let mut image = good();
+            image[field..field + 8].copy_from_slice(&(u64::MAX - 511).to_be_bytes());
+
+            let error = check(&image.as_slice()).unwrap_err().to_string();
+
+            assert!(error.contains("cut off: its"), "{error}");
+        }
+    }
+
     proptest! {
         /// Whatever is taken opens no other file and lies in its own bytes.
         #[test]

@@ -313,6 +313,14 @@ mod tests {
     }
 
     #[test]
+    fn a_header_whose_sum_is_wrong_is_refused() {
+        let mut archive = file("x.ovf", b"");
+        archive[0] = b'y';
+
+        assert!(names(&archive).unwrap_err().contains("damaged"));
+    }
+
+    #[test]
     fn nothing_behind_the_end_mark_counts() {
         let archive = [file("a", b""), vec![0; 512], file("b", b"")].concat();
 

@@ -73,9 +73,7 @@ impl ImageError {
         use io::ErrorKind as Kind;
         let doing = format!("{doing} {}", path.display());
         match error.kind() {
-            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => {
-                Self::Full { doing, source: error.into() }
-            }
+            Kind::StorageFull | Kind::QuotaExceeded => Self::Full { doing, source: error.into() },
             Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
                 Self::Denied { doing, source: error.into() }
             }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use schema::images::{ImageError, ImageStore, ObjectName};
 use tempfile::TempDir;
 
@@ -97,6 +98,22 @@ async fn what_is_dropped_or_aborted_leaves_nothing() {
 
     assert!(after_abort.is_empty(), "{after_abort:?}");
     eventually_empty(folder.path()).await;
+}
+
+#[tokio::test]
+async fn what_was_dropped_within_a_write_can_not_be_finished() {
+    let (folder, store) = fresh();
+    let mut writer = store.create().await.unwrap();
+
+    // More than one poll takes, so it is left half-way.
+    let half_way = writer.write(vec![7; 64 << 20].into()).now_or_never();
+    let again = writer.write("more".into()).await;
+    let finished = writer.finish(None).await;
+
+    assert!(half_way.is_none());
+    assert!(matches!(again, Err(ImageError::NotWhole)), "{again:?}");
+    assert!(matches!(finished, Err(ImageError::NotWhole)), "{finished:?}");
+    assert!(files_in(folder.path()).is_empty());
 }
 
 #[tokio::test]
