@@ -5,7 +5,7 @@ use super::call::Call;
 use super::change::read;
 use crate::work::Work;
 use crate::work::create::Create;
-use crate::world::{Guest, Node};
+use crate::world::{Guest, Kind, Node};
 
 pub(super) fn create(call: &mut Call<'_>) -> Result<Body, Refusal> {
     let vmid: u32 = call.number("vmid").and_then(|vmid| vmid.try_into().ok()).unwrap_or(0);
@@ -64,7 +64,8 @@ fn is_free(call: &Call<'_>, vmid: u32) -> Result<(), Refusal> {
             call.node()
         )
     } else {
-        format!("VM {vmid} already exists on node '{}'", other.node)
+        let kind = if other.kind == Kind::Lxc { "CT" } else { "VM" };
+        format!("{kind} {vmid} already exists on node '{}'", other.node)
     };
     Err(Refusal::error(format!("unable to create VM {vmid} - {how}")))
 }

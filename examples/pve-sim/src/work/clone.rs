@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::Rng;
 use serde_json::Value;
 
-use super::copy::{Source, Target, copy};
+use super::copy::{Source, Target, cloudinit, copy};
 use super::{End, Worker};
 use crate::world::drive::{Drive, is_drive, is_unused, size_text};
 use crate::world::volume::{Layout, Purpose, Wanted};
@@ -63,7 +63,12 @@ impl Clone {
             }
             let text = plain(value);
             let drive = Drive::parse(&text);
-            let value = if is_drive(key) && drive.storage().is_some() && !drive.is_cdrom() {
+            let value = if is_cloudinit(&drive) {
+                let storage = drive.storage().unwrap_or_default().to_owned();
+                let volid = cloudinit(worker, &storage, self.newid)?;
+                made.push(volid.clone());
+                Value::from(drive.on(&volid).to_string())
+            } else if is_drive(key) && drive.storage().is_some() && !drive.is_cdrom() {
                 copied = true;
                 Value::from(self.drive(worker, key, drive, made).await?)
             } else if is_card(key) {
@@ -171,6 +176,11 @@ impl Clone {
         ));
         Ok(volid)
     }
+}
+
+/// Whether a drive is the disk with settings for cloud-init, of which each machine has its own.
+fn is_cloudinit(drive: &Drive) -> bool {
+    drive.is_cdrom() && drive.file.contains("-cloudinit")
 }
 
 /// A card's value with another MAC; its model and bridge stay.

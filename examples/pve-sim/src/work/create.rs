@@ -25,6 +25,7 @@ impl Create {
         let Err(end) = done else { return Ok(()) };
         let end = end.within(|text| format!("unable to create VM {vmid} - {text}"));
         if let Ok(mut world) = worker.world() {
+            world.volumes.retain(|volume| volume.vmid != vmid);
             if worker.writable(&world, vmid).is_ok() {
                 world.drop_guest(vmid);
             } else {

@@ -77,6 +77,10 @@ impl Destroy {
         for volid in &named {
             let Some((storage, name)) = volid.split_once(':') else { continue };
             let name = name.rsplit('/').next().unwrap_or_default().to_owned();
+            // What another machine's name is on is not this one's to destroy.
+            if world.volume(volid, node).is_some_and(|volume| volume.vmid != vmid) {
+                continue;
+            }
             if !world.free_volume(volid, node)
                 && let Some(storage) = world.storage(storage).filter(|s| s.has_files())
             {

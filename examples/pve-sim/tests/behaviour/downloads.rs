@@ -1,6 +1,8 @@
 //! `download-url` is wget: what it goes on after, and what it gives up at.
 
-use pve_sim::{File, Sim};
+use std::time::{Duration, SystemTime};
+
+use pve_sim::{Config, File, Sim};
 
 use crate::client::get;
 use crate::images::{Images, Manner, qcow2, sha512};
@@ -152,11 +154,68 @@ fn a_killed_download_leaves_what_no_call_can_see_or_delete_and_a_stopped_one_not
 }
 
 #[test]
+fn two_downloads_of_one_name_both_run_and_both_succeed() {
+    let (sim, image) = (empty(), qcow2(3 * MIB, GIB));
+    let images = Images::serve(image.clone(), Manner::Good);
+
+    let both: Vec<String> =
+        (0..2).map(|_| download(&sim, "pve1", &images, "a.qcow2", &sha512(&image))).collect();
+
+    // The second may begin so late that it finds what the first has brought.
+    for upid in both {
+        assert_eq!(ended(&sim, &upid), "OK");
+    }
+    let [file] = sim.files("pve1").try_into().expect("one file");
+    assert_eq!((file.size, file.temporary), (3 * MIB as u64, false));
+}
+
+#[test]
+fn a_node_downloads_no_faster_than_its_link() {
+    let config = Config::quick().guests(0).node_link(4 * MIB as u64);
+    let (sim, image) = (Sim::start(config).unwrap(), qcow2(MIB, GIB));
+    let images = Images::serve(image.clone(), Manner::Good);
+    let began = SystemTime::now();
+
+    let (end, _) = once(&sim, &images, &sha512(&image));
+
+    assert_eq!(end, "OK");
+    assert!(began.elapsed().unwrap() >= Duration::from_millis(250));
+    assert_eq!(sim.counters().most_downloads, 1);
+}
+
+#[test]
+fn https_needs_a_trusted_certificate_or_none_at_all() {
+    let server = empty();
+    let trusting = Config { trusted: vec![server.ca_pem()], ..Config::quick().guests(0) };
+    let (strict, trusting) = (empty(), Sim::start(trusting).unwrap());
+    let url = format!("{}/api2/json/version", server.url());
+    let path = "/nodes/pve1/storage/local/download-url";
+    let end = |sim: &Sim, verify: &str| {
+        let form = [
+            ("url", url.as_str()),
+            ("content", "import"),
+            ("filename", "a.qcow2"),
+            ("verify-certificates", verify),
+        ];
+        ended(sim, &upid(&call(sim, "pve1", "POST", path, &form).unwrap()))
+    };
+
+    assert_eq!(
+        end(&strict, "1"),
+        "download failed: ERROR: The certificate of '127.0.0.1' doesn't have a known issuer."
+    );
+    // Whoever gets through TLS is told 401, which only the log repeats.
+    let server_says_no = "download failed: exit code 8";
+    assert_eq!(end(&strict, "0"), server_says_no);
+    assert_eq!(end(&trusting, "1"), server_says_no);
+}
+
+#[test]
 fn names_and_contents_are_refused_as_the_version_refuses_them() {
     let path = "/nodes/pve1/storage/local/download-url";
     let form = |name| [("url", "http://127.0.0.1:9/x"), ("content", "import"), ("filename", name)];
     let sim = empty();
-    let old = pve_sim::Config::quick().guests(0).pve_version("8.3.0");
+    let old = Config::quick().guests(0).pve_version("8.3.0");
     let old = Sim::start(old).unwrap();
 
     let bad = (400, "Parameter verification failed.".to_owned());

@@ -166,6 +166,40 @@ fn without_quorum_changes_fail_half_way_and_a_delete_destroys_the_disks() {
 }
 
 #[test]
+fn a_create_that_loses_the_quorum_gives_its_disks_back_and_leaves_its_lock() {
+    let sim = with_shell();
+    sim.hang_next_task("qmcreate");
+    let upid = begin(&sim, "POST", "/nodes/pve1/qemu", &[("vmid", "301"), DIR[0]]);
+    wait_until(|| !sim.volumes().is_empty());
+
+    sim.set_quorum(false);
+    call(&sim, "pve1", "DELETE", &task_path(&upid), &[]).unwrap();
+
+    let end = ended(&sim, &upid);
+    assert!(end.starts_with("unable to create VM 301 - cannot import from"), "{end}");
+    let told = "failed to remove config file: Permission denied".to_owned();
+    assert!(log(&sim, &upid).contains(&told));
+    assert_eq!(sim.volumes(), []);
+    assert_eq!(sim.leftovers(), ["guest 301 locked (create)"]);
+}
+
+#[test]
+fn each_machine_has_its_own_disk_for_cloud_init() {
+    let sim = with_shell();
+    let form = [("ide2", "dir:cloudinit"), ("ciuser", "admin"), ("cipassword", "x"), DIR[0]];
+    done(&sim, "POST", "/nodes/pve1/qemu/300/config", &form);
+    done(&sim, "POST", "/nodes/pve1/qemu/300/template", &[]);
+    done(&sim, "POST", "/nodes/pve1/qemu/300/clone", &[("newid", "301")]);
+
+    let config = data(&sim, "/nodes/pve1/qemu/301/config");
+    assert_eq!(config["ide2"], "dir:301/vm-301-cloudinit.qcow2,media=cdrom");
+    assert_eq!(config["cipassword"], "**********");
+    done(&sim, "DELETE", "/nodes/pve1/qemu/301?purge=1", &[]);
+    assert_eq!(sim.volumes_of(300).len(), 2);
+    assert_eq!(sim.leftovers(), Vec::<String>::new());
+}
+
+#[test]
 fn a_node_that_loses_its_power_takes_its_workers_along() {
     let sim = with_shell();
     sim.hang_next_task("qmconfig");
@@ -235,6 +269,28 @@ fn a_base_with_linked_clones_is_not_deleted_where_the_storage_knows_of_them() {
     done(&sim, "DELETE", &format!("/nodes/pve1/qemu/301{EVERYTHING}"), &[]);
     done(&sim, "DELETE", &base, &[]);
     assert_eq!(sim.volumes(), []);
+}
+
+#[test]
+fn a_clone_that_fails_gives_its_disks_back_and_keeps_its_lock_without_quorum() {
+    let sim = with_shell();
+    done(&sim, "POST", "/nodes/pve1/qemu/300/config", DIR);
+    done(&sim, "POST", "/nodes/pve1/qemu/300/template", &[]);
+    let clone = "/nodes/pve1/qemu/300/clone";
+
+    sim.fail_next_task("qmclone", "no luck");
+    assert_eq!(end_of(&sim, "POST", clone, &[("newid", "301")]), "no luck");
+    assert_eq!((sim.guests().len(), sim.volumes().len()), (1, 1));
+    sim.hang_next_task("qmclone");
+    let upid = begin(&sim, "POST", clone, &[("newid", "301")]);
+    wait_until(|| sim.volumes().len() == 2);
+    assert_eq!(data(&sim, "/nodes/pve1/qemu/301/config")["description"], " qmclone temporary file");
+    sim.set_quorum(false);
+    call(&sim, "pve1", "DELETE", &task_path(&upid), &[]).unwrap();
+
+    assert_eq!(ended(&sim, &upid), "clone failed: received interrupt");
+    assert_eq!(sim.volumes().len(), 1);
+    assert_eq!(sim.leftovers(), ["guest 301 locked (clone)"]);
 }
 
 #[test]

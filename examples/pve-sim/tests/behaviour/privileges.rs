@@ -130,7 +130,7 @@ fn each_privilege_that_is_missing_is_named() {
     let download = "/nodes/pve1/storage/local/download-url";
     let config = "/nodes/pve1/qemu/300/config";
     let image = "/nodes/pve1/storage/local/content/local:import%2Fa.qcow2";
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 9] = [
         ("/nodes", "Sys.AccessNetwork", "POST", download, &url, ""),
         (
             "/storage/local",
@@ -165,6 +165,14 @@ fn each_privilege_that_is_missing_is_named() {
             " (/storage/local-lvm, Datastore.AllocateSpace)",
         ),
         (
+            "/storage/local-lvm",
+            "Datastore.AllocateSpace",
+            "POST",
+            "/nodes/pve1/qemu/300/clone",
+            &[("newid", "301"), ("pool", "lab")],
+            " (/storage/local-lvm, Datastore.AllocateSpace)",
+        ),
+        (
             "/sdn/zones/localnetwork/vmbr0",
             "SDN.Use",
             "POST",
@@ -191,7 +199,8 @@ fn each_privilege_that_is_missing_is_named() {
     ];
     for (path, privilege, method, what, form, text) in cases {
         let sim = with_token();
-        assert_eq!(task(&sim, "POST", "/nodes/pve1/qemu", SHELL), "OK");
+        let disk = ("scsi0", "local-lvm:1");
+        assert_eq!(task(&sim, "POST", "/nodes/pve1/qemu", &[SHELL, &[disk]].concat()), "OK");
         sim.change_token(ID, |token| token.withdraw(path, &[privilege]));
 
         let (status, reason, _) = ask(&sim, method, what, form);
