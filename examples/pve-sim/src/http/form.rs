@@ -234,6 +234,9 @@ mod tests {
 
         assert_eq!(size_of(&[&whole]), 4);
         assert_eq!(size_of(&[HEAD, &format!("{TYPE}data\r\n--XB--\r\n")]), 48);
+        let (some, rest) = TYPE.split_at(10);
+        let first = format!("{HEAD}{some}");
+        assert_eq!(size_of(&[&first, &format!("{rest}data\r\n--XB--\r\n")]), 48);
         // Anywhere else it may be cut.
         assert_eq!(size_of(&[&whole[..20], &whole[20..]]), 4);
         let inside = whole.len() - 8;

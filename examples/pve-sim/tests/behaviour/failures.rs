@@ -200,6 +200,21 @@ fn each_machine_has_its_own_disk_for_cloud_init() {
 }
 
 #[test]
+fn a_machine_that_names_a_strangers_disk_does_not_destroy_it() {
+    let sim = with_shell();
+    done(&sim, "POST", "/nodes/pve1/qemu/300/config", DIR);
+    let disk = sim.guest(300).unwrap().config["scsi0"].clone();
+    done(&sim, "POST", "/nodes/pve1/qemu", &[("vmid", "301")]);
+    sim.change_guest(301, |guest| {
+        guest.config.insert("scsi1".to_owned(), disk);
+    });
+
+    done(&sim, "DELETE", &format!("/nodes/pve1/qemu/301{EVERYTHING}"), &[]);
+
+    assert_eq!(sim.volumes_of(300).len(), 1);
+}
+
+#[test]
 fn a_node_that_loses_its_power_takes_its_workers_along() {
     let sim = with_shell();
     sim.hang_next_task("qmconfig");

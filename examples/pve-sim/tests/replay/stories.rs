@@ -284,7 +284,7 @@ impl Replay {
             if task.end.is_some() && !self.sim.running_tasks().iter().any(|one| one == upid) {
                 return task.log;
             }
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(2));
         }
     }
 }
