@@ -32,6 +32,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
                 format!("the body did not arrive whole, or has more than {LONGEST} bytes");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message)
         })?;
+        // An array would be taken for the fields in their order.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            let message = "the body is no JSON object: it begins with { and has named fields";
+            return Err(ApiError::invalid("body", message));
+        }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             let message = format!("the body can not be read: {}", printable_sentence(&error));
             ApiError::invalid("body", message)

@@ -79,3 +79,43 @@ impl Routes {
         (self.router, Scopes(Arc::new(self.scopes)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use schema::testing::TestDatabase;
+    use schema::token::{self, NewToken};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{Settings, router_with, v1};
+
+    // C03
+    #[tokio::test]
+    async fn no_route_is_answered_without_a_token_and_none_that_changes_with_a_reader() {
+        let database = TestDatabase::sqlite("routes").await;
+        let router = router_with(database.db.clone(), Settings::default());
+        let new = NewToken { name: "r", scope: Scope::Read, expires_at: None, creator: None };
+        let reader = token::create(&mut database.db.conn().await.unwrap(), &new).await.unwrap();
+        let ask = async |method: &Method, path: &str, token: Option<&str>| {
+            let path = path.replace("{id}", "1");
+            let mut request = Request::builder().method(method).uri(path);
+            if let Some(token) = token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let request = request.body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap().status()
+        };
+        let (_, scopes) = v1().finish();
+        assert!(scopes.all().count() > 20);
+
+        for (path, method, scope) in scopes.all() {
+            let nobody = ask(method, path, None).await;
+            assert_eq!(nobody, StatusCode::UNAUTHORIZED, "{method} {path}");
+            assert_eq!(scope > Scope::Read, *method != Method::GET, "{method} {path}");
+            let as_reader = ask(method, path, Some(reader.expose())).await;
+            assert_eq!(as_reader == StatusCode::FORBIDDEN, scope > Scope::Read, "{method} {path}");
+        }
+    }
+}

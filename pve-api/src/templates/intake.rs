@@ -60,7 +60,7 @@ const MOST_HELD: u64 = 4 * 1024 * 1024;
 
 /// How long, and how much, is read of what nobody wants.
 const LINGER: Duration = Duration::from_secs(5);
-const MOST_LINGERED: usize = 64 * 1024 * 1024;
+const MOST_LINGERED: usize = 16 * 1024 * 1024;
 
 impl Intake {
     /// `waits`: whether the request had `Expect: 100-continue`.

@@ -5,8 +5,8 @@
 //!                        (decide before the bytes)    | goes on without the client
 //! ```
 //!
-//! Until the last byte the client can end it by hanging up, and nothing stays. From then on a task
-//! of its own does the rest, whether the client waits for the answer or not.
+//! Until the last byte the client can end it by hanging up, and nothing stays. From then on the
+//! rest is done whether the client waits for the answer or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use schema::template_wish::{self, Inserted, NewUpload, Placement, Under};
 use schema::{Conn, DbError, TemplateId, upload};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
+use tracing::Instrument as _;
 
 use super::form::{FILE, Form, Wanted};
 use super::intake::{Ended, Intake, Taken};
@@ -67,26 +68,21 @@ pub(crate) async fn upload(
     caller: Caller,
     request: Request,
 ) -> Result<Answer<UploadView>, ApiError> {
-    let mut count = api.metrics.uploads.begin();
-    let mut trail = Trail::new(caller, "template.upload", "template", None);
-    let outcome = receive(&api, &mut trail, &mut count, request).await;
-    let outcome = match outcome {
-        Ok(received) => {
-            let (api, trail) = (api.clone(), trail.clone());
-            let tasks = api.settings.tasks.clone();
-            // The client may go now.
-            let rest = tasks.spawn(async move {
-                let outcome = keep(&api, &trail, received).await;
-                let outcome = trail.told(&api, outcome).await;
-                count.end(outcome.as_ref().err());
-                outcome
-            });
-            return rest.await.map_err(panicked)?.map(Answer);
-        }
-        Err(error) => Err(error),
+    let tasks = api.settings.tasks.clone();
+    // In a task of its own from the first byte on: a server that sees its client go drops the
+    // handler, whether or not it has read what the client had sent by then. A body that is not
+    // whole ends this too.
+    let work = async move {
+        let mut count = api.metrics.uploads.begin();
+        let mut trail = Trail::new(caller, "template.upload", "template", None);
+        let outcome = match receive(&api, &mut trail, &mut count, request).await {
+            Ok(received) => keep(&api, &trail, received).await,
+            Err(error) => Err(error),
+        };
+        count.end(outcome.as_ref().err());
+        trail.told(&api, outcome).await
     };
-    count.end(outcome.as_ref().err());
-    trail.told(&api, outcome).await
+    tasks.spawn(work.in_current_span()).await.map_err(panicked)?.map(Answer)
 }
 
 /// An upload of which every byte came.
