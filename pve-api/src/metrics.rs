@@ -218,3 +218,27 @@ fn method(method: &Method) -> &'static str {
     ];
     KNOWN.iter().find(|(known, _)| *known == method).map_or("other", |(_, name)| name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_name_is_in_the_docs_and_no_other() {
+        let metrics = Metrics::new();
+        metrics.requests.with_label_values(&["/", "GET", "200"]).inc();
+        metrics.duration.with_label_values(&["/", "GET"]).observe(1.0);
+
+        let gathered = metrics.registry.gather();
+        let ours = |name: &&str| name.starts_with("pve_api_") || name.starts_with("http_request");
+        let exported: BTreeSet<&str> =
+            gathered.iter().map(prometheus::proto::MetricFamily::name).filter(ours).collect();
+
+        let words = include_str!("../../docs/metrics.md")
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let documented: BTreeSet<&str> = words.filter(ours).collect();
+        assert_eq!(exported, documented);
+    }
+}

@@ -35,8 +35,13 @@ struct Serving {
 
 impl Serving {
     async fn start(database_url: &str) -> Self {
+        Self::start_with(database_url, &["--auth", "off"]).await
+    }
+
+    async fn start_with(database_url: &str, arguments: &[&str]) -> Self {
         let mut child = command(&["serve", "--database-url", database_url])
-            .args(["--listen", "127.0.0.1:0", "--auth", "off", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(arguments)
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -66,6 +71,14 @@ impl Serving {
             }
         };
         timeout(PATIENCE, ready).await.expect("it becomes ready");
+    }
+
+    /// The most memory that it ever had, in KiB.
+    async fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        let status = tokio::fs::read_to_string(path).await.unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Sends SIGTERM.
@@ -249,4 +262,80 @@ async fn a_command_line_that_cannot_be_read_is_exit_code_2() {
         assert_eq!(code, Some(2), "{arguments:?}: {said}");
         assert!(said.contains("--help") || said.contains("Usage"), "{arguments:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn the_first_start_prints_one_token_once() {
+    let database = TestDatabase::sqlite("first_start").await;
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        let mut server = Serving::start_with(&database.url, &[]).await;
+        let token = async {
+            while let Some(line) = server.log.next_line().await.unwrap() {
+                if line.trim().starts_with("pveo_") {
+                    tokens.push(line.trim().to_owned());
+                }
+                if line.contains("The API is ready") {
+                    break;
+                }
+            }
+        };
+        timeout(PATIENCE, token).await.expect("it becomes ready");
+        let without = server.get("/api/v1/vms").await.unwrap();
+        assert!(without.starts_with("HTTP/1.1 401"), "{without}");
+        let path =
+            format!("/api/v1/vms HTTP/1.1\r\nauthorization: Bearer {}\r\nx-rest:", tokens[0]);
+        let with = server.get(&path).await.unwrap();
+        assert!(with.starts_with("HTTP/1.1 200"), "{with}");
+        server.terminate().await;
+        server.end().await;
+    }
+
+    assert_eq!(tokens.len(), 1);
+}
+
+// B01, smaller than there and by the same measure
+#[tokio::test]
+async fn an_upload_takes_no_more_memory_than_a_few_chunks() {
+    const MIB: usize = 1024 * 1024;
+    const SIZE: usize = 96;
+    let database = TestDatabase::sqlite("memory").await;
+    let rows = "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token) \
+                VALUES ('lab', 'https://pve', 'a@pve!t', 's'); \
+                INSERT INTO pve_node (node_name, cluster_id, status, resource_hash) \
+                VALUES ('n1', 1, 'online', ''); \
+                INSERT INTO pve_storage (node_name, cluster_id, active, type, storage_name, content, \
+                resource_hash) VALUES ('n1', 1, 1, 'dir', 'local', 'images,import', '')";
+    database.db.conn().await.unwrap().execute_sql(rows).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let images = format!("file://{}", folder.path().display());
+    let server = Serving::start_with(&database.url, &["--auth", "off", "--images", &images]).await;
+    server.becomes_ready().await;
+    let before = server.peak_memory().await;
+
+    let field = |name: &str| format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"");
+    let head = [("template_name", "web"), ("cluster_id", "1"), ("storage_id", "1")]
+        .map(|(name, value)| format!("{}\r\n\r\n{value}\r\n", field(name)))
+        .concat()
+        + &format!("{}; filename=\"disk.raw\"\r\n\r\n", field("file"));
+    let tail = "\r\n--b--\r\n";
+    let length = head.len() + SIZE * MIB + tail.len();
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let request = format!(
+        "POST /api/v1/templates/upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: multipart/form-data; boundary=b\r\ncontent-length: {length}\r\n\r\n{head}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    for index in 0..SIZE {
+        stream.write_all(&vec![u8::try_from(index).unwrap(); MIB]).await.unwrap();
+    }
+    stream.write_all(tail.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let grown = (server.peak_memory().await - before) / 1024;
+
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(grown <= 32, "it grew by {grown} MiB while {SIZE} MiB came in");
+    server.terminate().await;
+    assert_eq!(server.end().await.0, Some(0));
 }
