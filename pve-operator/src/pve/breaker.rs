@@ -90,6 +90,16 @@ impl Breaker {
         })
     }
 
+    /// Ends a pause whose reason, the last error, is known to be over.
+    pub(crate) fn forgive(&self, is_over: impl FnOnce(&PveError) -> bool) {
+        let mut state = self.state.lock();
+        if let State::Open { last, .. } = &*state
+            && is_over(last)
+        {
+            *state = State::Closed { failures: 0 };
+        }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         matches!(&*self.state.lock(), State::Open { until, .. } if *until > Instant::now())
     }
@@ -231,6 +241,18 @@ mod tests {
         assert!(
             matches!(breaker.pass(), Err(PveError::BreakerOpen { source, .. }) if source.to_string() == "no route")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_ends_early_when_its_reason_is_over() {
+        let breaker = breaker();
+        fail(&breaker);
+
+        breaker.forgive(|last| last.presented_fingerprint().is_some());
+        assert!(breaker.is_open(), "that was not the reason");
+        breaker.forgive(|last| matches!(last, PveError::Input { .. }));
+
+        assert!(breaker.pass().is_ok());
     }
 
     #[tokio::test(start_paused = true)]

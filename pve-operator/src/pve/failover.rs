@@ -171,6 +171,13 @@ impl Failover {
         known.endpoints.iter().find(|it| it.node().as_ref() == Some(node)).cloned()
     }
 
+    /// More certificates are trusted now: whoever was left alone for his may be asked again.
+    pub(crate) fn forgive_untrusted(&self) {
+        for endpoint in &self.known.lock().endpoints {
+            endpoint.breaker.forgive(|last| matches!(last, PveError::Tls { .. }));
+        }
+    }
+
     pub(crate) fn current(&self) -> Arc<Endpoint> {
         let known = self.known.lock();
         known.endpoints[known.current].clone()

@@ -251,7 +251,12 @@ impl Reader {
     ///
     /// [`PveError::Input`] if the CA in it cannot be read; nothing changes then.
     pub fn trust_learned(&self, learned: Learned) -> Result<(), PveError> {
-        self.client.verifier.learn(learned)
+        let news = learned != self.learned();
+        self.client.verifier.learn(learned)?;
+        if news {
+            self.client.failover.forgive_untrusted();
+        }
+        Ok(())
     }
 
     /// The certificate that the address in use shows.

@@ -173,6 +173,11 @@ impl<'a> Pass<'a> {
             Err(SendError::Pve(error))
                 if error.effect() == Effect::None && refusal_of(&error).is_none() =>
             {
+                tracing::debug!(
+                    instance = self.row.id.0,
+                    error = error.report(),
+                    "Nothing was sent"
+                );
                 self.nothing_asked();
                 self.told.blocked_reason = Some(error.report());
                 self.write().await?;
