@@ -12,6 +12,7 @@ use super::{
     plan::Act,
     preflight::{self, Facts, Way},
     progress::{Amount, percent},
+    record::REFETCH,
     sending::Parcel,
     staging,
 };
@@ -77,7 +78,10 @@ impl Pass<'_> {
         self.told.asked = Some(act.as_str().to_owned());
         self.told.asked_at = Some(schema::now());
         self.told.upid = None;
-        self.told.step = Some(act.as_str().to_owned());
+        // Why the file goes must outlast a removal that fails: it is of the right size.
+        if act != Act::RemoveFile || self.told.step.as_deref() != Some(REFETCH) {
+            self.told.step = Some(act.as_str().to_owned());
+        }
         let making = self.row.desired == Desired::Available;
         if making && self.told.status == InstanceStatus::Pending {
             self.told.status = InstanceStatus::Syncing;
@@ -122,27 +126,21 @@ impl Pass<'_> {
     }
 
     async fn refused(mut self, act: Act, error: PveError) -> Result<Action, PassError> {
+        if error.effect() != Effect::None {
+            return self.unanswered(act, &error).await;
+        }
         // PVE spoke: it refused before it began anything.
-        if let Some(refusal) = refusal_of(&error)
-            && error.status().is_some_and(|status| status < 595)
-        {
+        let heard =
+            !matches!(error.class(), ErrorClass::Unauthorized | ErrorClass::NodeUnreachable);
+        if heard && let Some(refusal) = refusal_of(&error) {
             let words = error.message().filter(|words| !words.is_empty()).map(str::to_owned);
             let words = words.unwrap_or_else(|| error.report());
             return self.failed(act, &refusal, words).await;
         }
-        if error.effect() == Effect::None {
-            self.nothing_asked();
-            self.told.blocked_reason = Some(error.report());
-            self.write().await?;
-            return Err(error.into());
-        }
-        tracing::warn!(
-            instance = self.row.id.0,
-            act = act.as_str(),
-            error = &error as &dyn std::error::Error,
-            "No answer: it may have begun, so it is looked for"
-        );
-        Ok(self.shared.soon())
+        self.nothing_asked();
+        self.told.blocked_reason = Some(error.report());
+        self.write().await?;
+        Err(error.into())
     }
 
     fn node(&self) -> Result<NodeName, PveError> {

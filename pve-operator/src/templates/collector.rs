@@ -6,7 +6,7 @@
 //! - A *file* goes when its name carries the id of this installation and the instance that it names
 //!   has no use for it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use informer::WorkQueue;
 use schema::{
@@ -30,9 +30,6 @@ use crate::pve::{ErrorClass, NodeName, PveError, Refusal, StorageName, Vmid, Vol
 
 /// Between two searches for files that nobody needs, in looks.
 const SEARCH: u32 = 30;
-
-/// A file that is younger may belong to something that is only now written down.
-const YOUNG: Duration = Duration::from_mins(1);
 
 /// Collects until told to stop.
 pub(super) async fn run(
@@ -237,7 +234,9 @@ async fn search_files(shared: &Shared, cluster: &Cluster) -> Result<(), PassErro
                 continue;
             };
             let now = chrono::Utc::now().timestamp().unsigned_abs();
-            if volume.ctime.is_some_and(|at| now.saturating_sub(at) < YOUNG.as_secs()) {
+            // It may belong to something that is only now written down.
+            let young = shared.settings.patience.as_secs();
+            if volume.ctime.is_some_and(|at| now.saturating_sub(at) < young) {
                 continue;
             }
             let row = instance::get(&mut shared.db.conn().await?, id).await?;

@@ -45,6 +45,8 @@ pub(super) fn judge(case: Case, refusal: &Refusal) -> Verdict {
             return Verdict::Leave;
         }
         (Act::Destroy, Refusal::GuestMissing) => return Verdict::Again,
+        // The child of a worker that was killed still writes; that ends by itself.
+        (Act::Destroy, Refusal::WriteLock) => return Verdict::Hold,
         (Act::Shell, Refusal::VmidTaken) => return Verdict::Renumber,
         (Act::Fetch, Refusal::ChecksumMismatch { existing: true } | Refusal::FileExists)
             if !case.refetched =>
@@ -133,6 +135,13 @@ mod tests {
             let case = Case { failures: 99, ..case(act) };
             assert_eq!(judge(case, &Refusal::NoQuorum), Verdict::Hold, "{act:?}");
         }
+    }
+
+    /// B19: qemu-img may run on for as long as it takes to copy a disk.
+    #[test]
+    fn a_disk_that_is_still_written_is_waited_for() {
+        let case = Case { failures: 99, ..case(Act::Destroy) };
+        assert_eq!(judge(case, &Refusal::WriteLock), Verdict::Hold);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use schema::{instance::InstanceRow, upload::UploadRow};
 use super::{
     clusters::Cluster,
     names::Marker,
+    pass::since,
     plan::{Act, Disk, File, Guest, Node, Ours, Seen, Task},
     progress::Amount,
 };
@@ -121,9 +122,7 @@ impl Eye<'_> {
                 sight.ended = Some(how_it_ended(&outcome, &log));
             }
             Err(error) if is_unknown_task(&error) => {
-                let asked = told.asked_at.map(|at| schema::now() - at);
-                let young = asked.and_then(|age| age.to_std().ok());
-                if young.is_some_and(|age| age < NOT_LISTED_YET) {
+                if told.asked_at.is_some_and(|at| since(at) < NOT_LISTED_YET) {
                     sight.seen.task = Task::Running(act);
                 } else {
                     sight.ended = Some(Ended::Forgotten);

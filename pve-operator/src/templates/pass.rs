@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use informer::Action;
 use schema::{
-    DbError,
+    DbError, Timestamp,
     instance::{Desired, InstanceRow, InstanceStatus, Progress},
     leftover::{self, Left, Leftover},
     reservation,
@@ -23,7 +23,7 @@ use super::{
     sending::{SendError, State},
     staging,
 };
-use crate::pve::{Effect, PveError, Refusal, Upid, classify};
+use crate::pve::{Effect, ErrorClass, PveError, Refusal, Upid, classify};
 
 /// Why a pass ended early. The next one starts by looking.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +84,10 @@ impl<'a> Pass<'a> {
             self.told.upid = Some(running.upid.as_str().to_owned());
             self.shared.logs.lock().insert(id, running.log.clone());
             if let Task::Running(act) = sight.seen.task {
-                if act == Act::Fetch {
-                    self.shared.slots.adopt(id, self.cluster.id.0, &self.row.node_name);
+                if matches!(act, Act::Fetch | Act::Import) {
+                    let transferring = act == Act::Fetch;
+                    let node = &self.row.node_name;
+                    self.shared.slots.adopt(id, self.cluster.id.0, node, transferring);
                 }
                 self.show(act, running.amount);
             }
@@ -120,7 +122,7 @@ impl<'a> Pass<'a> {
         let running = sight.seen.task != Task::None;
         let unanswered = match self.asked() {
             Some(act) if self.told.upid.is_none() && !running => {
-                let age = self.told.asked_at.and_then(|at| (schema::now() - at).to_std().ok());
+                let age = self.told.asked_at.map(since);
                 if age.is_none_or(|age| age >= self.shared.settings.patience) {
                     self.nothing_asked();
                     None
@@ -183,6 +185,10 @@ impl<'a> Pass<'a> {
                 self.write().await?;
                 Err(error.into())
             }
+            // It may have arrived whole all the same.
+            Err(SendError::Pve(error)) if error.effect() == Effect::Unknown => {
+                self.unanswered(Act::Fetch, &error).await
+            }
             Err(error) => {
                 let refusal = match &error {
                     SendError::Pve(error) => refusal_of(error).unwrap_or(Refusal::Other),
@@ -197,6 +203,34 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// No answer, or one that leaves open whether PVE began: that stays in the row and is looked for.
+    pub(super) async fn unanswered(
+        mut self,
+        act: Act,
+        error: &PveError,
+    ) -> Result<Action, PassError> {
+        tracing::warn!(
+            instance = self.row.id.0,
+            act = act.as_str(),
+            error = error.report(),
+            "No answer: it may have begun, so it is looked for"
+        );
+        // The patience counts from now: a transfer may have taken long.
+        self.told.asked_at = Some(schema::now());
+        // A node that is cut off comes back. Anything else that hangs up on us may do so for ever.
+        let heals = matches!(error.class(), ErrorClass::NodeUnreachable | ErrorClass::Timeout);
+        if self.row.desired == Desired::Available && !heals {
+            self.told.failures = self.told.failures.saturating_add(1);
+            self.told.error_message = Some(error.report());
+            if self.told.failures.unsigned_abs() >= self.shared.settings.tries {
+                self.fail(error.report());
+                self.shared.slots.give_back(self.row.id.0);
+            }
+        }
+        self.write().await?;
+        Ok(self.shared.soon())
+    }
+
     /// The task is over; an action if that is all for now.
     async fn ended(
         &mut self,
@@ -206,7 +240,7 @@ impl<'a> Pass<'a> {
     ) -> Result<Option<Action>, PassError> {
         let id = self.row.id.0;
         self.shared.logs.lock().remove(&id);
-        let took = self.told.asked_at.and_then(|at| (schema::now() - at).to_std().ok());
+        let took = self.told.asked_at.map(since);
         let making = !matches!(act, Act::Destroy | Act::RemoveFile);
         match ended {
             Ended::Well { warnings } => {
@@ -220,7 +254,10 @@ impl<'a> Pass<'a> {
                 }
                 if making {
                     self.told.failures = 0;
-                    self.told.error_message = warnings;
+                    self.told.error_message = None;
+                }
+                if let Some(warnings) = warnings {
+                    tracing::warn!(instance = id, act = act.as_str(), "{warnings}");
                 }
                 Ok(None)
             }
@@ -270,11 +307,12 @@ impl<'a> Pass<'a> {
         let shared = self.shared;
         self.nothing_asked();
         let failures = self.told.failures.unsigned_abs();
+        let taking_away =
+            self.row.desired != Desired::Available || self.told.status == InstanceStatus::Failed;
         let verdict = judge(
             Case {
                 act,
-                taking_away: self.row.desired != Desired::Available
-                    || self.told.status == InstanceStatus::Failed,
+                taking_away,
                 failures,
                 tries: shared.settings.tries,
                 refetched: failures > 0,
@@ -291,7 +329,10 @@ impl<'a> Pass<'a> {
         let advice = refusal.advice();
         let message = if advice.is_empty() { words } else { format!("{words} ({advice})") };
         let pause = shared.settings.backoff.pause(failures.min(16), None);
-        self.told.failures = self.told.failures.saturating_add(1);
+        // What ends by itself, or goes on at once, is no try lost.
+        if taking_away || matches!(verdict, Verdict::Again | Verdict::Refetch | Verdict::Fail) {
+            self.told.failures = self.told.failures.saturating_add(1);
+        }
         let action = match verdict {
             Verdict::Again => {
                 self.told.error_message = Some(message);
@@ -306,7 +347,8 @@ impl<'a> Pass<'a> {
                 shared.soon()
             }
             Verdict::Renumber => {
-                self.renumber(None).await?;
+                // It may be ours: of a request whose answer was lost and that began only now.
+                self.renumber(Some(message)).await?;
                 shared.soon()
             }
             Verdict::Refetch => {
@@ -363,8 +405,13 @@ impl<'a> Pass<'a> {
             Step::Ask(act) => return self.ask(act, sight).await,
             Step::Stop => {
                 shared.sending.stop(id);
-                if let Some(running) = &sight.running {
-                    self.cluster.changer.stop_task(&running.upid).await?;
+                if let Some(running) = &sight.running
+                    && let Err(error) = self.cluster.changer.stop_task(&running.upid).await
+                {
+                    let why = error.report();
+                    self.told.blocked_reason = Some(format!("the task cannot be stopped: {why}"));
+                    self.write().await?;
+                    return Err(error.into());
                 }
                 shared.soon()
             }
@@ -374,6 +421,7 @@ impl<'a> Pass<'a> {
                 self.told.progress = 100;
                 self.told.step = None;
                 self.told.failures = 0;
+                self.told.error_message = None;
                 self.told.staging_storage = None;
                 self.told.staged_file = None;
                 self.told.ended_at = Some(schema::now());
@@ -445,6 +493,10 @@ impl<'a> Pass<'a> {
             Why::Quorum => Some("the cluster has no quorum".to_owned()),
             Why::Lock => sight.remark.clone(),
         };
+        if why == Why::Node {
+            // Others need not wait for it. What runs there meanwhile is counted again when it is seen.
+            self.shared.slots.give_back(self.row.id.0);
+        }
         match why {
             Why::Task => match self.asked() {
                 Some(Act::Fetch | Act::Import) => self.shared.later(),
@@ -474,8 +526,9 @@ impl<'a> Pass<'a> {
     }
 
     /// Leaves the VMID to whoever has it. The reservation stays, so that it is not chosen again.
-    async fn renumber(&mut self, husk: Option<String>) -> Result<(), PassError> {
-        if let Some(reason) = husk {
+    /// With a `doubt` the collector looks whether the guest is one of ours.
+    async fn renumber(&mut self, doubt: Option<String>) -> Result<(), PassError> {
+        if let Some(reason) = doubt {
             self.remember(Left::Guest(self.told.vmid), &reason).await?;
         }
         self.told.vmid = 0;
@@ -537,6 +590,11 @@ impl<'a> Pass<'a> {
 
 /// However long the pauses between tries: somebody may have removed what holds it.
 const LONGEST_HOLD: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// How far away a moment is. Replicas' clocks differ a little: one of the next seconds is now.
+pub(super) fn since(at: Timestamp) -> std::time::Duration {
+    (schema::now() - at).abs().to_std().unwrap_or_default()
+}
 
 pub(super) fn report(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -62,9 +62,9 @@ impl Slots {
         free
     }
 
-    /// Counts a transfer that was found running, whatever the limits say.
-    pub fn adopt(&self, instance: i64, cluster: i64, node: &str) {
-        let entry = Held { cluster, node: node.to_owned(), transferring: true };
+    /// Counts a transfer or an import that was found running, whatever the limits say.
+    pub fn adopt(&self, instance: i64, cluster: i64, node: &str, transferring: bool) {
+        let entry = Held { cluster, node: node.to_owned(), transferring };
         self.held.lock().entry(instance).or_insert(entry);
     }
 
@@ -122,9 +122,9 @@ mod tests {
     #[test]
     fn what_is_found_running_is_counted_although_it_is_too_much() {
         let slots = slots();
-        slots.adopt(1, 1, "a");
-        slots.adopt(2, 1, "a");
+        slots.adopt(1, 1, "a", true);
+        slots.adopt(2, 1, "a", false);
         assert!(!slots.take(3, 1, "a"));
-        assert_eq!(slots.in_use(), (2, 2));
+        assert_eq!(slots.in_use(), (1, 2), "an import is no transfer");
     }
 }
