@@ -86,6 +86,13 @@ impl Mirror {
         }
     }
 
+    /// The arguments of `pve-operator` for a start as a process of its own.
+    pub(crate) fn line(&self) -> Vec<String> {
+        let mut line = vec!["run".to_owned(), "--database-url".to_owned(), self.url.clone()];
+        line.extend(self.options.iter().cloned());
+        line
+    }
+
     pub(crate) fn kind(&self) -> &'static str {
         self.database.kind()
     }

@@ -11,4 +11,4 @@ pub(crate) use eventually::{eventually, on_every_database};
 pub(crate) use http::get;
 pub(crate) use mirror::{Followed, Mirror, SOON, simulate};
 pub(crate) use proxy::Proxy;
-pub(crate) use workshop::{LATER, Workshop, small};
+pub(crate) use workshop::{Asked, LATER, Workshop, qcow2, small};

@@ -77,6 +77,11 @@ impl Workshop {
 
     pub(crate) async fn start(&mut self) {
         self.mirror.start().await;
+        self.until_ready().await;
+    }
+
+    /// Waits until an operator, also one outside of this process, can make templates.
+    pub(crate) async fn until_ready(&self) {
         self.mirror.until_equal(&self.it).await;
         self.until_trusted().await;
     }

@@ -3,6 +3,7 @@
 mod cancelling;
 mod cloning;
 mod deleting;
+mod killing;
 mod making;
 mod numbers;
 mod privileges;
