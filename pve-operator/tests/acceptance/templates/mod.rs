@@ -3,6 +3,7 @@
 mod cancelling;
 mod cloning;
 mod deleting;
+mod fetching;
 mod killing;
 mod making;
 mod numbers;
