@@ -8,31 +8,27 @@ use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, Version};
-use serde_json::Value;
 
 use crate::api;
 use crate::api::answer::{Answer, Connection, Refusal};
 use crate::api::call::{Call, Later};
 use crate::api::download::ask_metadata;
-use crate::api::routes::{self, Route};
+use crate::api::routes;
 use crate::fault::FaultKind;
 use crate::shared::Shared;
 use crate::work;
-use crate::world::file::Digest;
 use crate::world::{Token, World};
 
-use super::form::{BadForm, Form};
+use super::ask::{Ask, Head, Params, read_body};
 use super::payload::Payload;
+use super::upload::is_upload;
 
 /// Bodies from this size on are compressed when asked for (pve-http-server: AnyEvent.pm:347).
 const WORTH_COMPRESSING: usize = 1024;
-/// Bodies but uploads may be so long (pve-http-server: AnyEvent.pm:54).
-const LONGEST_BODY: usize = 512 << 10;
 
 /// The connection ends without an answer.
 #[derive(Debug)]
@@ -49,7 +45,7 @@ impl std::error::Error for Dropped {}
 /// A connection to one node.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     node: String,
     requests: AtomicU32,
 }
@@ -187,87 +183,7 @@ impl Exchange {
         }
     }
 
-    /// An upload: privileges first, then the body, bit by bit.
-    async fn upload(&self, request: &mut Request<Incoming>, ask: Ask) -> Result<Answer, Dropped> {
-        if request.headers().contains_key(header::TRANSFER_ENCODING) {
-            return Ok(Answer::plain(501, "chunked transfer encoding not supported", ""));
-        }
-        let head = Head::of(request);
-        if let Some(refused) = self.forbids(&head, &ask) {
-            return Ok(refused);
-        }
-        if !head.headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(Dropped);
-        }
-        let boundary = boundary(&head.headers).ok_or(Dropped)?;
-        let mut form = Form::new(&boundary);
-        while !form.is_whole() {
-            let next = tokio::time::timeout(
-                self.shared.config.upload_patience,
-                request.body_mut().frame(),
-            );
-            match next.await {
-                Ok(Some(Ok(frame))) => {
-                    let Ok(bytes) = frame.into_data() else { continue };
-                    if let Err(bad) = form.take(&bytes) {
-                        return Ok(not_understood(&bad));
-                    }
-                }
-                Ok(None) => break,
-                // Silence, or the client is gone: PVE says nothing and cleans up.
-                Ok(Some(Err(_))) | Err(_) => return Err(Dropped),
-            }
-        }
-        Ok(match form.finish() {
-            Ok((fields, digest)) => self.uploaded(&head, ask, fields, digest),
-            Err(bad) => not_understood(&bad),
-        })
-    }
-
-    /// Whether an upload is refused before its body is read.
-    fn forbids(&self, head: &Head, ask: &Ask) -> Option<Answer> {
-        let mut world = self.shared.world.lock();
-        let token = match authenticated(&head.headers, &world.tokens) {
-            Ok(token) => token,
-            Err(reason) => {
-                return Some(Answer::bare(401, reason).after(self.shared.config.auth_delay));
-            }
-        };
-        let (route, path) = ask.found.as_ref()?;
-        let mut call = self.call(&mut world, token, path.clone(), BTreeMap::new());
-        let refusal = api::permitted(&call, route).err()?;
-        let delay = self.shared.config.auth_delay;
-        call.later = None;
-        Some(Answer::bare(refusal.status(), refusal.message().to_owned()).after(delay))
-    }
-
-    fn uploaded(
-        &self,
-        head: &Head,
-        ask: Ask,
-        fields: BTreeMap<String, String>,
-        digest: Digest,
-    ) -> Answer {
-        let Some((route, path)) = ask.found else { return Answer::bare(501, "no such file") };
-        let mut world = self.shared.world.lock();
-        let token = match authenticated(&head.headers, &world.tokens) {
-            Ok(token) => token,
-            Err(reason) => return Answer::bare(401, reason),
-        };
-        let mut query: BTreeMap<String, String> =
-            url::form_urlencoded::parse(head.query.as_bytes()).into_owned().collect();
-        query.extend(fields);
-        let mut call = self.call(&mut world, token, path, query);
-        let answer = api::handle_upload(&mut call, route, digest);
-        let jobs = std::mem::take(&mut call.jobs);
-        drop(world);
-        for job in jobs {
-            work::start(&self.shared, job);
-        }
-        answer
-    }
-
-    fn call<'a>(
+    pub(super) fn call<'a>(
         &'a self,
         world: &'a mut World,
         token: Arc<Token>,
@@ -334,83 +250,6 @@ impl Exchange {
     }
 }
 
-/// What is asked, apart from who asks.
-#[derive(Debug)]
-struct Ask {
-    method: String,
-    /// Without `/api2/json`.
-    path: String,
-    found: Option<(&'static Route, BTreeMap<&'static str, String>)>,
-}
-
-/// What of a request is looked at after its body was read.
-#[derive(Debug)]
-struct Head {
-    path: String,
-    query: String,
-    headers: HeaderMap,
-}
-
-impl Head {
-    fn of(request: &Request<Incoming>) -> Self {
-        Self {
-            path: request.uri().path().to_owned(),
-            query: request.uri().query().unwrap_or_default().to_owned(),
-            headers: request.headers().clone(),
-        }
-    }
-}
-
-/// Parameters of a body, or what is wrong with it.
-type Params = Result<BTreeMap<String, String>, String>;
-
-/// Reads a form, or JSON, to its end.
-async fn read_body(request: &mut Request<Incoming>) -> Params {
-    if matches!(request.method().as_str(), "GET" | "DELETE") {
-        return Ok(BTreeMap::new());
-    }
-    let body = Limited::new(request.body_mut(), LONGEST_BODY).collect().await;
-    let body = body.map_err(|error| format!("for data too large or broken: {error}"))?.to_bytes();
-    if body.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    if !kind.is_some_and(|kind| kind.starts_with("application/json")) {
-        return Ok(url::form_urlencoded::parse(&body).into_owned().collect());
-    }
-    let parsed: Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-    let Value::Object(parsed) = parsed else { return Err("no JSON object".to_owned()) };
-    let text = |value: Value| match value {
-        Value::String(text) => text,
-        Value::Bool(on) => u8::from(on).to_string(),
-        other => other.to_string(),
-    };
-    Ok(parsed.into_iter().map(|(key, value)| (key, text(value))).collect())
-}
-
-fn is_upload(request: &Request<Incoming>, ask: &Ask) -> bool {
-    let route = ask.found.as_ref().map(|(route, _)| (route.method, route.pattern));
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    route == Some(("POST", "/nodes/{node}/storage/{storage}/upload"))
-        && (kind.is_some_and(|kind| kind.starts_with("multipart/form-data"))
-            || request.headers().contains_key(header::TRANSFER_ENCODING))
-}
-
-fn not_understood(bad: &BadForm) -> Answer {
-    match bad {
-        BadForm::Field => Answer::bare(400, "Bad Request"),
-        BadForm::Failed(words) => Answer::plain(500, words, "\n"),
-    }
-}
-
-/// Quotes belong to it, as PVE takes them.
-fn boundary(headers: &HeaderMap) -> Option<String> {
-    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let (_, boundary) = kind.split_once("boundary=")?;
-    let boundary = boundary.split(';').next()?.trim();
-    (!boundary.is_empty()).then(|| boundary.to_owned())
-}
-
 fn asks_to_close(request: &Request<Incoming>) -> bool {
     let said = request.headers().get(header::CONNECTION).and_then(|value| value.to_str().ok());
     request.version() == Version::HTTP_10
@@ -433,7 +272,7 @@ fn compressed(text: &[u8]) -> Vec<u8> {
 }
 
 /// Who asks. PVE's reasons for a 401 are these two, and never which part was wrong.
-fn authenticated(
+pub(super) fn authenticated(
     headers: &HeaderMap,
     tokens: &BTreeMap<String, Arc<Token>>,
 ) -> Result<Arc<Token>, &'static str> {

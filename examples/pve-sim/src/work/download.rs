@@ -9,8 +9,9 @@ use hyper::header;
 use tokio::time::Instant;
 use url::Url;
 
+use super::dots::{Dots, date, length_text, speed_text};
 use super::link::Link;
-use super::wget::{Dots, Fetched, NoAnswer, Trust, ask, authority, date, length_text, speed_text};
+use super::wget::{Fetched, NoAnswer, Trust, ask, authority};
 use super::{End, Worker};
 use crate::world::File;
 use crate::world::file::Digest;

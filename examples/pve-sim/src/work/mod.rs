@@ -13,6 +13,7 @@ pub(crate) mod configure;
 pub(crate) mod copy;
 pub(crate) mod create;
 pub(crate) mod destroy;
+mod dots;
 pub(crate) mod download;
 pub(crate) mod link;
 pub(crate) mod power;

@@ -23,6 +23,7 @@
 
 mod compare;
 mod forms;
+mod leveled;
 mod recording;
 mod server;
 mod states;
