@@ -35,6 +35,7 @@ pub(super) fn resources(call: &mut Call<'_>) -> Result<Body, Refusal> {
     };
 
     let world = &*call.world;
+    let stored = world.stored_everywhere();
     let mut rows = Rows::with_capacity(world.guests.len() + 8 * world.nodes.len() + 8);
     if only.is_none() {
         for pool in seen_pools(call) {
@@ -52,7 +53,7 @@ pub(super) fn resources(call: &mut Call<'_>) -> Result<Body, Refusal> {
             row.num("cgroup-mode", 2);
         }
         if wants("storage") {
-            storage_rows(call, node, online, tick, &contents, &mut rows);
+            storage_rows(call, node, online, tick, (&contents, &stored), &mut rows);
         }
         if only.is_none() && call.may("/sdn/zones/localnetwork", "SDN.Audit") {
             rows.row()
@@ -174,12 +175,15 @@ pub(super) fn node_row(call: &Call<'_>, node: &Node, tick: u64, row: &mut Object
     }
 }
 
+/// Bytes of files and volumes, by storage and node.
+type Stored<'a> = BTreeMap<(&'a str, Option<&'a str>), u64>;
+
 fn storage_rows(
     call: &Call<'_>,
     node: &Node,
     online: bool,
     tick: u64,
-    contents: &BTreeMap<String, String>,
+    (contents, stored): (&BTreeMap<String, String>, &Stored<'_>),
     rows: &mut Rows,
 ) {
     let stale = !online && node.is_stale(call.now, call.config.stale_after);
@@ -199,7 +203,11 @@ fn storage_rows(
             .str("status", if stale { "unknown" } else { "available" });
         if !stale {
             let tick = if online { tick } else { 0 };
-            row.num("maxdisk", storage.total).num("disk", storage_used(storage, tick));
+            let home = (!storage.shared).then_some(node.name.as_str());
+            let own = stored.get(&(storage.name.as_str(), home)).copied().unwrap_or(0);
+            let other = call.world.ballast_of(&storage.name, &node.name);
+            let used = other.unwrap_or_else(|| storage_used(storage, tick)) + own;
+            row.num("maxdisk", storage.total).num("disk", used.min(storage.total));
         }
     }
 }

@@ -40,7 +40,7 @@ impl Sim {
 
     /// What nobody will ever clean up: temporary files, volumes without a guest or that their
     /// guest does not name, guests that are locked while no task works on them. Sorted; empty is
-    /// good.
+    /// good. Ask when no task runs: what a task is making belongs to nobody yet.
     pub fn leftovers(&self) -> Vec<String> {
         self.look(|world| {
             let files = world.files.iter().filter(|file| file.temporary);

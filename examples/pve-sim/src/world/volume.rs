@@ -7,6 +7,7 @@
 //! | lvmthin | `lvm:base-300-disk-0` | `lvm:vm-301-disk-0` |
 //! | lvm | `lvm:vm-300-disk-0`, never a base | none |
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -250,6 +251,20 @@ impl World {
             volume.storage == storage && is_seen_from(volume.node.as_deref(), node)
         });
         files.map(|file| file.size).sum::<u64>() + volumes.map(|volume| volume.used).sum::<u64>()
+    }
+
+    /// The same for all storages and nodes at once; what is shared has no node.
+    pub(crate) fn stored_everywhere(&self) -> BTreeMap<(&str, Option<&str>), u64> {
+        let mut all = BTreeMap::new();
+        for file in &self.files {
+            let home = (file.storage.as_str(), file.node.as_deref());
+            *all.entry(home).or_default() += file.size;
+        }
+        for volume in self.volumes.iter().filter(|volume| volume.used > 0) {
+            let home = (volume.storage.as_str(), volume.node.as_deref());
+            *all.entry(home).or_default() += volume.used;
+        }
+        all
     }
 }
 

@@ -7,7 +7,7 @@ use pve_sim::{Config, File, Sim};
 use crate::client::get;
 use crate::images::{Images, Manner, qcow2, sha512};
 use crate::templates::{GIB, download, empty, ended, log, refused, upid};
-use crate::{call, data, wait_until};
+use crate::{call, data, resources, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -40,12 +40,19 @@ fn a_broken_connection_is_taken_up_where_it_ended() {
 fn a_server_without_ranges_is_asked_from_the_start() {
     let (sim, image) = (empty(), qcow2(3 * MIB, GIB));
     let manner = Manner::DropWithoutRanges { after: 100_000, times: 1 };
+    for node in ["pve1", "pve2"] {
+        sim.set_free_space(node, "local", GIB);
+    }
     let images = Images::serve(image.clone(), manner);
 
     let (end, log) = once(&sim, &images, &sha512(&image));
 
     assert_eq!(end, "OK", "{log:#?}");
     assert_eq!(sim.files("pve1")[0].size, 3 * MIB as u64);
+    // What lies there is in use, on the node that has it.
+    let used = |node: &str| resources(&sim)[&format!("storage/{node}/local")]["disk"].clone();
+    assert_eq!(used("pve1").as_u64(), used("pve2").as_u64().map(|used| used + 3 * MIB as u64));
+    assert_eq!(used("pve1"), data(&sim, "/nodes/pve1/storage/local/status")["used"]);
 }
 
 #[test]

@@ -132,3 +132,33 @@ fn the_binary_prints_a_line_per_cluster_and_ends_well_on_sigterm() {
     assert_eq!(rest, "");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn the_binary_takes_storages_and_a_version_and_says_what_is_wrong_with_them() {
+    let binary = env!("CARGO_BIN_EXE_pve-sim");
+    let storages =
+        ["--storage", "10=dir,content=import+iso", "--storage", "20=rbd,shared,total=2TiB"];
+    let mut child = Command::new(binary)
+        .args(["--nodes", "5", "--guests", "0", "--pve-version", "8.3.0", "--node-link", "50MiB"])
+        .args(storages)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+
+    let address = line["control_url"].as_str().unwrap().trim_start_matches("http://");
+    let (_, state) = control(address, "GET /state", "");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(state["nodes"][4]["version"], "8.3.0");
+    assert_eq!(state["storages"][0]["content"], json!(["import", "iso"]));
+    let ceph = &state["storages"][1];
+    assert_eq!((&ceph["name"], &ceph["shared"]), (&json!("20"), &json!(true)));
+    assert_eq!(ceph["total"], 2_u64 << 40);
+
+    let wrong = Command::new(binary).args(["--storage", "10"]).output().unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert!(!wrong.status.success() && said.contains("write NAME=TYPE"), "{said}");
+}
