@@ -17,6 +17,7 @@ use schema::token::{self, Scope, TokenRow, Unfit};
 
 use crate::Api;
 use crate::error::{ApiError, Refusal};
+use crate::linger;
 use crate::read::read;
 use crate::request_id::RequestId;
 use crate::routes::Scopes;
@@ -53,7 +54,11 @@ pub(crate) async fn guard(
     };
     let name = match admit(&api, request.headers(), needed).await {
         Ok(name) => name,
-        Err(denied) => return denied.into_response(),
+        Err(denied) => {
+            let (head, body) = request.into_parts();
+            linger::leave(body, &head.headers, &api.settings.tasks);
+            return denied.into_response();
+        }
     };
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let caller = Caller {

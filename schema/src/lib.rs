@@ -37,6 +37,7 @@ pub mod cluster_status;
 pub mod guest;
 pub mod image_format;
 pub mod image_url;
+pub mod image_use;
 pub mod images;
 pub mod installation;
 pub mod instance;

@@ -1,9 +1,5 @@
 //! A body that is read bit by bit: at the pace of whoever reads, never more than that in memory,
 //! and given up when nothing comes.
-//!
-//! A client that is refused half-way is still sending. If the connection is closed then, the system
-//! throws the answer away before the client has read it; so what it goes on sending is read for a
-//! little while, and forgotten.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,8 +10,10 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::task::TaskTracker;
+
+use crate::linger::linger;
 
 /// A body, as a stream for the multipart parser.
 #[derive(Debug)]
@@ -58,12 +56,8 @@ const QUIET: Duration = Duration::from_mins(1);
 /// How much the parser may hold that it has not given out: a few chunks, and headers.
 const MOST_HELD: u64 = 4 * 1024 * 1024;
 
-/// How long, and how much, is read of what nobody wants.
-const LINGER: Duration = Duration::from_secs(5);
-const MOST_LINGERED: usize = 16 * 1024 * 1024;
-
 impl Intake {
-    /// `waits`: whether the request had `Expect: 100-continue`.
+    /// `waits`: whether the client waits to be told to send.
     pub(super) fn new(body: Body, waits: bool, tasks: TaskTracker) -> (Self, Taken) {
         let taken = Taken::default();
         let intake = Self {
@@ -121,19 +115,10 @@ impl Stream for Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        if let Some(mut body) = self.body.take()
+        if let Some(body) = self.body.take()
             && !self.waits
         {
-            let rest = async move {
-                let mut most = MOST_LINGERED;
-                while let Some(Ok(bytes)) = body.next().await {
-                    most = most.saturating_sub(bytes.len());
-                    if most == 0 {
-                        break;
-                    }
-                }
-            };
-            self.tasks.spawn(timeout(LINGER, rest));
+            linger(body, &self.tasks);
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use multer::{Field, Multipart};
 use schema::image_format::{Image, InspectError, Refused, inspect};
@@ -33,6 +33,7 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::envelope::Answer;
 use crate::error::{ApiError, Refusal};
+use crate::linger;
 use crate::metrics::UploadCount;
 use crate::read::{read, write};
 use crate::trail::Trail;
@@ -100,15 +101,17 @@ async fn receive(
     count: &mut UploadCount,
     request: Request,
 ) -> Result<Received, ApiError> {
+    let (head, body) = request.into_parts();
+    let waits = linger::waits(&head.headers);
+    // From here on a client that is refused is listened to for a while.
+    let (intake, taken) = Intake::new(body, waits, api.settings.tasks.clone());
     let uploads = api.uploads.clone().ok_or_else(no_store)?;
-    let headers = request.headers();
-    let boundary = boundary(headers)?;
-    if content_length(headers).is_some_and(|bytes| bytes > uploads.max_bytes + AROUND) {
+    let boundary = boundary(&head.headers)?;
+    let most = uploads.max_bytes.saturating_add(AROUND);
+    if content_length(&head.headers).is_some_and(|bytes| bytes > most) {
         return Err(too_large(uploads.max_bytes));
     }
     let slot = Arc::clone(&uploads.slots).try_acquire_owned().map_err(|_| all_slots_taken())?;
-    let waits = headers.contains_key(EXPECT);
-    let (intake, taken) = Intake::new(request.into_body(), waits, api.settings.tasks.clone());
     let mut parts = Multipart::new(intake, boundary);
 
     let mut form = Form::default();
