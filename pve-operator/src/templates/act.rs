@@ -8,7 +8,7 @@ use schema::instance::{Desired, InstanceStatus};
 use super::{
     look::{Sight, vmid},
     names::{Marker, guest_name, staged_file, tags},
-    pass::{Pass, PassError, refusal_of, report},
+    pass::{Pass, PassError, later_or, refusal_of, report},
     plan::Act,
     preflight::{self, Facts, Way},
     progress::{Amount, percent},
@@ -65,7 +65,7 @@ impl Pass<'_> {
                 }
                 Err(error) => {
                     shared.slots.give_back(id);
-                    return Err(error.into());
+                    return later_or(error);
                 }
             },
             Act::Convert | Act::Destroy | Act::RemoveFile => None,
@@ -140,7 +140,7 @@ impl Pass<'_> {
         self.nothing_asked();
         self.told.blocked_reason = Some(error.report());
         self.write().await?;
-        Err(error.into())
+        later_or(error)
     }
 
     fn node(&self) -> Result<NodeName, PveError> {

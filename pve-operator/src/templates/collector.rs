@@ -121,9 +121,18 @@ async fn collect(shared: &Shared, cluster: &Cluster) -> Result<usize, PassError>
             left += 1;
             continue;
         }
-        let outcome = match row.kind {
-            LeftoverKind::Guest => guest(shared, cluster, row).await?,
-            LeftoverKind::File => file(cluster, row).await?,
+        let looked = match row.kind {
+            LeftoverKind::Guest => guest(shared, cluster, row).await,
+            LeftoverKind::File => file(cluster, row).await,
+        };
+        let outcome = match looked {
+            Ok(outcome) => outcome,
+            Err(PassError::Pve(error)) => {
+                tracing::debug!(error = error.report(), node = row.node_name, "Collected later");
+                left += 1;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         let mut conn = shared.db.conn().await?;
         match outcome {
@@ -226,8 +235,11 @@ async fn search_files(shared: &Shared, cluster: &Cluster) -> Result<(), PassErro
         let (node, storage) = (NodeName::new(&node)?, StorageName::new(&storage)?);
         let listed = match cluster.reader.storage_content(&node, &storage, "import", None).await {
             Ok(listed) => listed,
-            Err(error) if error.class() == ErrorClass::Forbidden => continue,
-            Err(error) => return Err(error.into()),
+            // One node that does not answer, or may not be seen, keeps nobody waiting.
+            Err(error) => {
+                tracing::debug!(error = error.report(), %node, "Searched later");
+                continue;
+            }
         };
         for volume in listed.rows {
             let Some(id) = instance_of_file(&shared.owner, volume.volid.basename()) else {

@@ -39,14 +39,14 @@ pub(super) struct Case {
 pub(super) fn judge(case: Case, refusal: &Refusal) -> Verdict {
     match (case.act, refusal) {
         // It goes on by itself once enough nodes are back.
-        (_, Refusal::NoQuorum | Refusal::ConfigPermissionDenied) => return Verdict::Hold,
+        (_, Refusal::NoQuorum | Refusal::ConfigPermissionDenied)
+        // The child of a worker that was killed still writes.
+        | (Act::Destroy, Refusal::WriteLock) => return Verdict::Hold,
         // The file is of no more use; the template, or its removal, does not wait for it.
         (Act::RemoveFile, Refusal::Permission { .. } | Refusal::StorageMissing) => {
             return Verdict::Leave;
         }
         (Act::Destroy, Refusal::GuestMissing) => return Verdict::Again,
-        // The child of a worker that was killed still writes; that ends by itself.
-        (Act::Destroy, Refusal::WriteLock) => return Verdict::Hold,
         (Act::Shell, Refusal::VmidTaken) => return Verdict::Renumber,
         (Act::Fetch, Refusal::ChecksumMismatch { existing: true } | Refusal::FileExists)
             if !case.refetched =>

@@ -18,12 +18,12 @@ use super::{
     look::{Ended, Eye, Sight},
     plan::{self, Act, Step, Task, Why, Wish},
     progress::{Amount, percent},
-    reconciler::Shared,
+    reconciler::{A_MOMENT, Shared},
     record::{CANCELLED, REFETCH, holder, record},
     sending::{SendError, State},
     staging,
 };
-use crate::pve::{Effect, ErrorClass, PveError, Refusal, Upid, classify};
+use crate::pve::{Effect, ErrorClass, PveError, Refusal, Retry, Upid, classify};
 
 /// Why a pass ended early. The next one starts by looking.
 #[derive(Debug, thiserror::Error)]
@@ -107,11 +107,12 @@ impl<'a> Pass<'a> {
     /// PVE did not answer: nothing is known, so nothing is done.
     async fn blind(mut self, error: PveError, failures: u32) -> Result<Action, PassError> {
         // Once may be chance.
-        if failures > 0 && self.row.told.status != InstanceStatus::Available {
+        let lasts = failures > 0 || error.class() == ErrorClass::BreakerOpen;
+        if lasts && self.row.told.status != InstanceStatus::Available {
             self.told.blocked_reason = Some(error.report());
             self.write().await?;
         }
-        Err(error.into())
+        later_or(error)
     }
 
     pub(super) fn asked(&self) -> Option<Act> {
@@ -183,7 +184,7 @@ impl<'a> Pass<'a> {
                 self.nothing_asked();
                 self.told.blocked_reason = Some(error.report());
                 self.write().await?;
-                Err(error.into())
+                later_or(error)
             }
             // It may have arrived whole all the same.
             Err(SendError::Pve(error)) if error.effect() == Effect::Unknown => {
@@ -253,8 +254,11 @@ impl<'a> Pass<'a> {
                     self.told.bytes_done = self.upload.file_size;
                 }
                 if making {
-                    self.told.failures = 0;
                     self.told.error_message = None;
+                    // A guest is made anew after each import that failed: that is no step ahead.
+                    if act != Act::Shell {
+                        self.told.failures = 0;
+                    }
                 }
                 if let Some(warnings) = warnings {
                     tracing::warn!(instance = id, act = act.as_str(), "{warnings}");
@@ -590,6 +594,15 @@ impl<'a> Pass<'a> {
 
 /// However long the pauses between tries: somebody may have removed what holds it.
 const LONGEST_HOLD: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// When to look again after PVE did not answer: at once when it may be asked again, if that is
+/// known; else after a pause that grows.
+pub(super) fn later_or(error: PveError) -> Result<Action, PassError> {
+    match error.retry() {
+        Retry::After(pause) => Ok(Action::RequeueAfter(pause.max(A_MOMENT))),
+        Retry::Backoff | Retry::Fix => Err(error.into()),
+    }
+}
 
 /// How far away a moment is. Replicas' clocks differ a little: one of the next seconds is now.
 pub(super) fn since(at: Timestamp) -> std::time::Duration {

@@ -13,4 +13,4 @@ pub(crate) use http::get;
 pub(crate) use mirror::{Followed, Mirror, SOON, simulate};
 pub(crate) use proxy::Proxy;
 pub(crate) use replica::{Balancer, Replica};
-pub(crate) use workshop::{Asked, LATER, Workshop, qcow2, small};
+pub(crate) use workshop::{Asked, LATER, Workshop, qcow2, small, told};

@@ -1,10 +1,13 @@
 //! Templates: from an image to a guest on every node, and away again.
 
+mod ambiguous;
 mod cancelling;
 mod cloning;
 mod deleting;
+mod failing;
 mod fetching;
 mod killing;
 mod making;
 mod numbers;
 mod privileges;
+mod quorum;
