@@ -9,7 +9,7 @@ use super::{
     look::{Sight, vmid},
     names::{Marker, guest_name, staged_file, tags},
     pass::{Pass, PassError, later_or, refusal_of, report},
-    plan::Act,
+    plan::{Act, Node},
     preflight::{self, Facts, Way},
     progress::{Amount, percent},
     record::REFETCH,
@@ -49,6 +49,12 @@ impl Pass<'_> {
     pub(super) async fn ask(mut self, act: Act, sight: Sight) -> Result<Action, PassError> {
         let shared = self.shared;
         let id = self.row.id.0;
+        match self.cluster.node_now(&self.row.node_name).await {
+            Ok(Node::Ready) => {}
+            // It went meanwhile; the next look says so.
+            Ok(Node::Away | Node::NoQuorum) => return Ok(shared.soon()),
+            Err(error) => return later_or(error),
+        }
         if act == Act::Fetch && !shared.slots.take(id, self.cluster.id.0, &self.row.node_name) {
             self.told.blocked_reason = Some("waits for a free transfer slot".to_owned());
             self.write().await?;

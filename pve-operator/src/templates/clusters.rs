@@ -16,7 +16,7 @@ use crate::{
     pve::{Changer, ErrorClass, PveError, Reader},
 };
 
-/// For how long an answer about quorum is believed.
+/// For how long an answer about quorum is believed, as long as nothing is changed.
 const QUORUM_AGE: Duration = Duration::from_secs(2);
 
 /// What is needed to work on one cluster.
@@ -56,6 +56,12 @@ impl Cluster {
             Quorum::Yes | Quorum::NotShown => plan::Node::Ready,
             Quorum::No => plan::Node::NoQuorum,
         })
+    }
+
+    /// The same, and quorum asked for anew: before anything is changed.
+    pub async fn node_now(&self, name: &str) -> Result<plan::Node, PveError> {
+        *self.quorum.lock() = None;
+        self.node(name).await
     }
 
     async fn quorum(&self) -> Result<Quorum, PveError> {

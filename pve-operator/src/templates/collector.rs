@@ -117,7 +117,7 @@ async fn collect(shared: &Shared, cluster: &Cluster) -> Result<usize, PassError>
     let rows = leftover::of_cluster(&mut shared.db.conn().await?, cluster.id).await?;
     let mut left = 0;
     for row in &rows {
-        if cluster.node(&row.node_name).await? != Node::Ready {
+        if cluster.node_now(&row.node_name).await? != Node::Ready {
             left += 1;
             continue;
         }

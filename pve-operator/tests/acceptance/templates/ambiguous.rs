@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use pve_sim::{FaultKind, FaultRule};
-use schema::instance::InstanceStatus;
+use schema::{instance::InstanceStatus, testing::TestDatabase};
 
-use crate::support::{Workshop, on_every_database, small};
+use crate::support::{Asked, Workshop, on_every_database, small};
 
 /// Of the operator in these tests, see `support/workshop.rs`.
 const PATIENCE_MS: u64 = 2_000;
@@ -20,40 +20,50 @@ const REQUESTS: [(&str, &str, &str); 4] = [
 ];
 
 /// Each request is answered 596 once, and its work begins so much later.
-async fn late(name: &'static str, after_ms: u64) {
-    on_every_database(name, async move |database| {
-        let workshop = Workshop::open(database, small().nodes(4)).await;
-        let sim = workshop.sim();
-        let kind = FaultKind::Late { ms: 50, after_ms };
-        for (node, method, path) in REQUESTS {
-            let path = format!("/nodes/{node}{path}");
-            sim.fault(FaultRule::new(&path, kind.clone()).method(method).times(1));
-        }
+async fn begins_late(database: TestDatabase, after_ms: u64) {
+    let workshop = Workshop::open(database, small().nodes(4)).await;
+    break_each(&workshop, &FaultKind::Late { ms: 50, after_ms });
 
-        let asked = workshop.ask("late", "local-lvm", &["pve1", "pve2", "pve3", "pve4"]).await;
+    let asked = workshop.ask("late", "local-lvm", &NODES).await;
 
-        let rows = workshop.until_all(&asked, InstanceStatus::Available).await;
-        // What begins later than it was waited for must find nothing to break.
-        tokio::time::sleep(Duration::from_millis(after_ms)).await;
-        let vmids: Vec<_> = rows.iter().map(|row| u32::try_from(row.told.vmid).unwrap()).collect();
-        workshop.until_clean(&vmids).await;
-        for row in &rows {
-            assert_eq!(workshop.templates_on(&row.node_name).len(), 1);
-        }
-        let rows = workshop.instances(&asked).await;
-        assert!(rows.iter().all(|row| row.told.status == InstanceStatus::Available));
+    workshop.until_all(&asked, InstanceStatus::Available).await;
+    // What begins later than it was waited for must find nothing to break.
+    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+    is_whole(&workshop, &asked).await;
+}
+
+const NODES: [&str; 4] = ["pve1", "pve2", "pve3", "pve4"];
+
+fn break_each(workshop: &Workshop, kind: &FaultKind) {
+    for (node, method, path) in REQUESTS {
+        let path = format!("/nodes/{node}{path}");
+        workshop.sim().fault(FaultRule::new(&path, kind.clone()).method(method).times(1));
+    }
+}
+
+async fn is_whole(workshop: &Workshop, asked: &Asked) {
+    let rows = workshop.until_all(asked, InstanceStatus::Available).await;
+    let vmids: Vec<_> = rows.iter().map(|row| u32::try_from(row.told.vmid).unwrap()).collect();
+    workshop.until_clean(&vmids).await;
+    for row in &rows {
+        assert_eq!(workshop.templates_on(&row.node_name).len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_begins_after_a_596_is_found() {
+    on_every_database("late_soon", async |database| {
+        begins_late(database, PATIENCE_MS / 4).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_begins_after_a_596_is_found() {
-    late("late_soon", PATIENCE_MS / 4).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_begins_when_it_was_asked_for_again_makes_no_second_guest() {
-    late("late_long", PATIENCE_MS * 3 / 2).await;
+    on_every_database("late_long", async |database| {
+        begins_late(database, PATIENCE_MS * 3 / 2).await;
+    })
+    .await;
 }
 
 /// A request that was lost altogether is asked again.
@@ -61,18 +71,12 @@ async fn what_begins_when_it_was_asked_for_again_makes_no_second_guest() {
 async fn what_never_begins_is_asked_for_again() {
     on_every_database("never", async |database| {
         let workshop = Workshop::open(database, small().nodes(4)).await;
-        let sim = workshop.sim();
         let kind = FaultKind::Status { code: 596, reason: "Connection timed out".to_owned() };
-        for (node, method, path) in REQUESTS {
-            let path = format!("/nodes/{node}{path}");
-            sim.fault(FaultRule::new(&path, kind.clone()).method(method).times(1));
-        }
+        break_each(&workshop, &kind);
 
-        let asked = workshop.ask("never", "local-lvm", &["pve1", "pve2", "pve3", "pve4"]).await;
+        let asked = workshop.ask("never", "local-lvm", &NODES).await;
 
-        let rows = workshop.until_all(&asked, InstanceStatus::Available).await;
-        let vmids: Vec<_> = rows.iter().map(|row| u32::try_from(row.told.vmid).unwrap()).collect();
-        workshop.until_clean(&vmids).await;
+        is_whole(&workshop, &asked).await;
     })
     .await;
 }
@@ -83,19 +87,13 @@ async fn a_connection_that_breaks_before_the_answer_doubles_nothing() {
     on_every_database("broken", async |database| {
         let workshop = Workshop::open(database, small().nodes(4)).await;
         let sim = workshop.sim();
-        for (node, method, path) in REQUESTS {
-            let path = format!("/nodes/{node}{path}");
-            let rule = FaultRule::new(&path, FaultKind::DropBeforeAnswer).method(method).times(1);
-            sim.fault(rule);
-        }
+        break_each(&workshop, &FaultKind::DropBeforeAnswer);
         let upload = FaultRule::new("/nodes/pve1/storage", FaultKind::DropBeforeAnswer);
         sim.fault(upload.method("POST").times(1));
 
-        let asked = workshop.ask("broken", "local-lvm", &["pve1", "pve2", "pve3", "pve4"]).await;
+        let asked = workshop.ask("broken", "local-lvm", &NODES).await;
 
-        let rows = workshop.until_all(&asked, InstanceStatus::Available).await;
-        let vmids: Vec<_> = rows.iter().map(|row| u32::try_from(row.told.vmid).unwrap()).collect();
-        workshop.until_clean(&vmids).await;
+        is_whole(&workshop, &asked).await;
         for kind in ["imgcopy", "qmcreate", "qmconfig", "qmtemplate", "imgdel"] {
             let count = sim.tasks().iter().filter(|task| task.kind == kind).count();
             assert_eq!(count, 4, "{kind}: one on each node");
