@@ -6,6 +6,7 @@ mod cloning;
 mod deleting;
 mod failing;
 mod fetching;
+mod guide;
 mod killing;
 mod making;
 mod numbers;
