@@ -51,8 +51,8 @@ pub(super) fn importable(world: &World, kind: Kind) -> Result<(), Refusal> {
     }
     if !world.missing_privileges.is_empty() {
         let message = format!(
-            "the token of the cluster `{name}` lacks privileges: {}; manifests/pve-role.sh grants \
-             them",
+            "the token of the cluster `{name}` lacks privileges: {}; manifests/pve-role.sh \
+             --templates grants them",
             world.missing_privileges.join("; ")
         );
         return Err(Refusal::impossible("missing_privileges", message).of_field("cluster_id"));

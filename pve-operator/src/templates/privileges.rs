@@ -57,13 +57,13 @@ async fn look(cluster: &Cluster) -> Result<Vec<String>, PveError> {
 /// What is needed on one of them is checked before each import, when it is known which.
 fn missing(permissions: &Permissions) -> Vec<String> {
     [
-        ("VM.Allocate", "/vms or a pool"),
-        ("VM.Audit", "/vms or that pool"),
-        ("VM.Config.Disk", "/vms or that pool"),
-        ("VM.Config.Options", "/vms or that pool"),
-        ("VM.Config.CPU", "/vms or that pool"),
-        ("VM.Config.Memory", "/vms or that pool"),
-        ("VM.Config.HWType", "/vms or that pool"),
+        ("VM.Allocate", "/vms or the pool of templates"),
+        ("VM.Audit", "/vms or the pool of templates"),
+        ("VM.Config.Disk", "/vms or the pool of templates"),
+        ("VM.Config.Options", "/vms or the pool of templates"),
+        ("VM.Config.CPU", "/vms or the pool of templates"),
+        ("VM.Config.Memory", "/vms or the pool of templates"),
+        ("VM.Config.HWType", "/vms or the pool of templates"),
         ("Datastore.AllocateTemplate", "the storage that images are staged on"),
         ("Datastore.Allocate", "the storage that images are staged on"),
         ("Datastore.AllocateSpace", "the storage that disks are made on"),
