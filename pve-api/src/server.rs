@@ -75,7 +75,6 @@ impl Server {
         let address = listener.local_addr().map_err(refused)?;
         let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
         Ok(Self {
-            images,
             router: router_with(db.clone(), settings),
             db,
             listener,
