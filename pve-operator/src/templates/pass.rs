@@ -250,8 +250,8 @@ impl<'a> Pass<'a> {
                 if act == Act::Fetch {
                     self.shared.metrics.fetched(self.upload.file_size.unsigned_abs());
                     self.shared.slots.transferred(id);
-                    self.show(act, Amount { done: 1, total: 1 });
-                    self.told.bytes_done = self.upload.file_size;
+                    let whole = self.upload.file_size.unsigned_abs();
+                    self.show(act, Amount { done: whole, total: whole });
                 }
                 if making {
                     self.told.error_message = None;

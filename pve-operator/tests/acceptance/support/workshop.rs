@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::{Followed, Mirror, eventually};
 
 /// Time enough for a template on a machine that has other things to do.
-pub(crate) const LATER: Duration = Duration::from_mins(1);
+pub(crate) const LATER: Duration = Duration::from_mins(2);
 
 /// What makes the template flow as quick as makes sense.
 const OPTIONS: [(&str, &str); 5] = [

@@ -31,6 +31,8 @@ async fn an_image_becomes_a_template_on_every_node() {
         for task in &asked.tasks {
             let task = workshop.until_task(*task, TaskStatus::Completed).await;
             assert_eq!(task.told.progress, 100);
+            assert_eq!(task.told.bytes_total, Some(task.file_size));
+            assert_eq!(task.told.bytes_done, task.file_size);
             assert!(task.told.sync_end_time >= task.told.sync_start_time);
             assert_eq!(task.told.error_message, None);
         }
