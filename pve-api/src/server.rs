@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::args::ServeArgs;
-use crate::{Auth, Settings, collector, router_with};
+use crate::{Auth, Settings, image_collector, router_with};
 
 /// Why the API could not be served. Each of them needs a person.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +41,8 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: axum::Router,
-    auth: Auth,
     images: Option<ImageStore>,
+    auth: Auth,
     tasks: TaskTracker,
     drain: Duration,
 }
@@ -75,12 +75,12 @@ impl Server {
         let address = listener.local_addr().map_err(refused)?;
         let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
         Ok(Self {
+            images,
             router: router_with(db.clone(), settings),
             db,
             listener,
             address,
             auth: args.auth,
-            images,
             tasks,
             drain: args.drain_timeout,
         })
@@ -119,15 +119,12 @@ impl Server {
                 first_token(&self.db).await;
             }
             tracing::info!("The API is ready");
-            let room = async {
-                match self.images {
-                    Some(store) => collector::run(self.db.clone(), store).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = room => {}
-                () = &mut ended => {}
+            match self.images {
+                Some(images) => tokio::select! {
+                    () = image_collector::run(self.db.clone(), images) => {}
+                    () = &mut ended => {}
+                },
+                None => ended.await,
             }
             Ok::<_, DbError>(())
         };

@@ -34,6 +34,12 @@ impl Trail {
         &self.caller.name
     }
 
+    /// The same, of an object whose name is known by now: ids mean nothing once a row is gone.
+    pub(crate) fn named(&self, name: impl Into<String>, cluster: Option<&str>) -> Self {
+        let cluster_name = cluster.map(str::to_owned).or_else(|| self.cluster_name.clone());
+        Self { object_name: Some(name.into()), cluster_name, ..self.clone() }
+    }
+
     /// Records that it was done. Call it in the transaction that does it.
     pub(crate) async fn done(&self, conn: &mut Conn) -> Result<(), DbError> {
         audit::insert(conn, &self.event("done", None)).await

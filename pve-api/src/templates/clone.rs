@@ -126,6 +126,7 @@ async fn make(
 ) -> Result<Option<Result<Vec<CloneRow>, Refusal>>, DbError> {
     let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };
     let cluster_id = view.template.cluster_id;
+    let trail = trail.named(&view.template.template_name, Some(&view.cluster_name));
     let Some(world) = world::look(conn, cluster_id).await? else { return Ok(None) };
     let instances = template_view::instances(conn, id).await?;
     let wanted = &asked.wanted;

@@ -37,9 +37,7 @@ pub(super) async fn delete(
     let outcome = write(&api.db, async |conn: &mut Conn| {
         let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };
         let instances = instance::of_template(conn, id).await?;
-        let mut trail = trail.clone();
-        trail.cluster_name = Some(view.cluster_name);
-        trail.object_name = Some(view.template.template_name.clone());
+        let trail = trail.named(&view.template.template_name, Some(&view.cluster_name));
         let status = match plan(mode, &view.template, &instances) {
             Err(refusal) => return Ok(Some(Err(refusal))),
             Ok(Act::Nothing) => TemplateStatus::Deleting,

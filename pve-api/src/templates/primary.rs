@@ -94,8 +94,9 @@ async fn change(
     };
     let trail = Trail::new(caller, action, "template", Some(id.to_string()));
     let outcome = write(&api.db, async |conn: &mut Conn| {
-        let found = template_view::template(conn, id).await?;
-        let Some(shown) = found.and_then(|it| it.upload) else { return Ok(None) };
+        let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };
+        let trail = trail.named(&view.template.template_name, Some(&view.cluster_name));
+        let Some(shown) = view.upload else { return Ok(None) };
         let instances = instance::of_upload(conn, shown.id).await?;
         let Some(primary) = instances.into_iter().find(|it| it.is_primary.0) else {
             return Ok(None);

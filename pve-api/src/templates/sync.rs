@@ -87,6 +87,7 @@ async fn bring(
 ) -> Result<Option<Result<Vec<TargetView>, Refusal>>, DbError> {
     let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };
     let Some(upload) = view.upload.clone() else { return Ok(None) };
+    let trail = trail.named(&view.template.template_name, Some(&view.cluster_name));
     let instances = schema::instance::of_upload(conn, upload.id).await?;
     let steps = match plan(&view, &upload, &instances, ids) {
         Ok(steps) => steps,

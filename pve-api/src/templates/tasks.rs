@@ -156,6 +156,8 @@ async fn change(
             let message = "the template of this task was deleted";
             return Ok(Some(Err(Refusal::conflict("deleted", message))));
         };
+        let template = task.template_name.as_deref().unwrap_or_default();
+        let trail = trail.named(format!("{template} on {}", task.task.target_node_name), None);
         match plan(change, task.task.told.status, instance.desired) {
             Err(refusal) => return Ok(Some(Err(refusal))),
             Ok(Act::Nothing) => return Ok(Some(Ok(task.task.told.status))),

@@ -177,5 +177,16 @@ async fn tasks_are_retried_cancelled_and_deleted_by_their_state() {
         assert_eq!(refused(&post("2/retry").await).0, 409);
         assert_eq!(refused(&post("41/retry").await).0, 404);
         assert_eq!(refused(&post("x/retry").await).0, 400);
+        let done = "SELECT CONCAT(action, ' ', object_name) AS t FROM audit_event \
+                    WHERE result = 'done' AND object_kind = 'sync_task' ORDER BY id";
+        assert_eq!(
+            lab.texts(done).await,
+            [
+                "sync_task.retry web on pve-node2",
+                "sync_task.delete web on pve-node2",
+                "sync_task.retry web on pve-node2",
+                "sync_task.cancel web on pve-node3"
+            ]
+        );
     }
 }

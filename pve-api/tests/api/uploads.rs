@@ -336,29 +336,3 @@ async fn uploads_are_counted_by_how_they_ended() {
         assert!(metrics.lines().any(|there| there == line), "{line} in\n{metrics}");
     }
 }
-
-#[tokio::test]
-async fn the_image_of_a_deleted_template_is_collected_and_a_strangers_is_not() {
-    for lab in Lab::all("collector").await {
-        let (db, store) = (&lab.api.database.db, lab.settings.images.clone().unwrap());
-        let collect =
-            async |settled| pve_api::collector::collect(db, &store, settled).await.unwrap();
-        let now = std::time::Duration::ZERO;
-        let (one, two) = (qcow2(), vec![0; 4096]);
-        lab.upload(&with(&[], &one)).await;
-        lab.upload(&with(&[Text("template_name", "b"), File("b.raw", &two)], &two)).await;
-        let mut strangers = store.create().await.unwrap();
-        strangers.write(vec![1; 8192].into()).await.unwrap();
-        strangers.finish(None).await.unwrap();
-        assert_eq!((collect(now).await, lab.files().len()), (0, 3));
-
-        lab.delete("/templates/1").await;
-
-        assert_eq!(collect(std::time::Duration::from_hours(1)).await, 0);
-        assert_eq!((collect(now).await, lab.files().len()), (1, 2));
-        // The same content again is a new image.
-        let again = lab.upload(&with(&[], &one)).await;
-        assert_eq!(again.status, StatusCode::OK, "{}", again.text);
-        assert_eq!((collect(now).await, lab.files().len()), (0, 3));
-    }
-}

@@ -8,7 +8,7 @@ use schema::template_view::{self, TaskFilter, TaskView, TemplateFilter};
 use schema::template_wish::{self, Inserted, NewUpload, Place, Placement, Under};
 use schema::testing::TestDatabase;
 use schema::upload::{self, UploadStatus};
-use schema::{ClusterId, Conn, Db, DbError, NodeId, StorageId, SyncTaskId};
+use schema::{ClusterId, Conn, Db, DbError, NodeId, StorageId, SyncTaskId, image_use};
 
 const LAB: ClusterId = ClusterId(1);
 
@@ -266,6 +266,7 @@ async fn a_template_that_is_forgotten_frees_its_name_and_its_tasks_are_over() {
         assert_eq!(template_view::template(&mut conn, made.template_id).await.unwrap(), None);
         assert_eq!(instance::load(&mut conn).await.unwrap(), []);
         assert_eq!(upload::images_in_use(&mut conn).await.unwrap(), Vec::<String>::new());
+        assert_eq!(image_use::forgotten(&mut conn).await.unwrap(), ["sha256/00"]);
         assert_eq!(task(db, made.tasks[0]).await.task.told.status, TaskStatus::Cancelled);
         let since = before.iter().map(|it| it.revision).max().unwrap();
         let follow = async |conn: &mut Conn| instance::changes_since(conn, since, 100).await;
@@ -275,7 +276,9 @@ async fn a_template_that_is_forgotten_frees_its_name_and_its_tasks_are_over() {
             template_view::list_templates(conn, &gone, Page::default()).await
         };
         assert_eq!(db.read(list).await.unwrap().0, 1);
+        // The same content again is needed again.
         a_template(db, "web").await;
+        assert_eq!(image_use::forgotten(&mut conn).await.unwrap(), Vec::<String>::new());
     }
 }
 
