@@ -81,6 +81,8 @@ pub(super) struct Eye<'a> {
     pub upload: &'a UploadRow,
     /// What is known of the running task's log.
     pub log: TaskLog,
+    /// For how long work may still begin.
+    pub patience: Duration,
 }
 
 impl Eye<'_> {
@@ -122,7 +124,7 @@ impl Eye<'_> {
                 sight.ended = Some(how_it_ended(&outcome, &log));
             }
             Err(error) if is_unknown_task(&error) => {
-                if told.asked_at.is_some_and(|at| since(at) < NOT_LISTED_YET) {
+                if told.asked_at.is_some_and(|at| since(at) < NOT_LISTED_YET.min(self.patience)) {
                     sight.seen.task = Task::Running(act);
                 } else {
                     sight.ended = Some(Ended::Forgotten);
@@ -322,6 +324,13 @@ fn may_be_missing(error: &PveError) -> bool {
         || matches!(Refusal::of(error), Some(Refusal::GuestMissing))
 }
 
+/// PVE says it of the parameter `upid`, not of the whole (pve-manager: `src/PVE/API2/Tasks.pm`).
 fn is_unknown_task(error: &PveError) -> bool {
-    error.message().is_some_and(|words| words.contains("no such task"))
+    let unknown = |words: &str| words.contains("no such task");
+    match error {
+        PveError::Refused { message, errors, .. } => {
+            unknown(message) || errors.values().any(|words| unknown(words))
+        }
+        _ => false,
+    }
 }

@@ -71,6 +71,7 @@ impl<'a> Pass<'a> {
             row: &self.row,
             upload: self.upload,
             log,
+            patience: self.shared.settings.patience,
         };
         let mut sight = match eye.look().await {
             Ok(sight) => sight,

@@ -123,7 +123,7 @@ async fn a_copy_that_outlives_its_worker_is_waited_for() {
         };
         assert_eq!(ended("qmconfig"), ["unexpected status", "OK"]);
         let destroyed = ended("qmdestroy");
-        assert!(destroyed.len() > 2, "{destroyed:?}");
+        assert!(destroyed.len() >= 2, "{destroyed:?}");
         assert!(destroyed[0].contains("\"write\" lock"), "{destroyed:?}");
         assert_eq!(destroyed.last().map(String::as_str), Some("OK"));
     })

@@ -70,7 +70,9 @@ async fn what_time_heals_is_tried_again_by_itself() {
 async fn warnings_are_success() {
     on_every_database("warnings", async |database| {
         let workshop = Workshop::open(database, small()).await;
-        KINDS.iter().for_each(|kind| workshop.sim().warn_next_task(kind, 2));
+        for kind in KINDS {
+            workshop.sim().warn_next_task(kind, 2);
+        }
 
         let asked = workshop.ask("warned", "local-lvm", &["pve2"]).await;
 
@@ -94,49 +96,47 @@ const PERSON: [(&str, &str); 5] = [
     ("qmconfig", "copy failed: write failed: No space left on device"),
 ];
 
-/// Every task of a sync and of an import that a person must see to: said once, in PVE's words, and
-/// not tried again before somebody wants it.
+/// What a person must see to is said once, in PVE's words, and not tried again before somebody wants
+/// it: each failure on a node of its own, the first one where the image is imported.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_needs_a_person_is_told_in_pves_words_and_not_tried_again() {
     on_every_database("person", async |database| {
-        let workshop = Workshop::open(database, small()).await;
+        let workshop = Workshop::open(database, small().nodes(PERSON.len())).await;
         let sim = workshop.sim();
-        let mut made = Vec::new();
-        for (at, (kind, words)) in PERSON.into_iter().enumerate() {
-            sim.plan(kind, None, Some("pve1"), Outcome::Fail(words.to_owned()));
-            sim.plan(kind, None, Some("pve2"), Outcome::Fail(words.to_owned()));
-            let before = [tasks_of(sim, kind, "pve1"), tasks_of(sim, kind, "pve2")];
-            let name = format!("person-{at}");
+        let nodes = ["pve1", "pve2", "pve3", "pve4", "pve5"];
+        for (node, (kind, words)) in nodes.into_iter().zip(PERSON) {
+            sim.plan(kind, None, Some(node), Outcome::Fail(words.to_owned()));
+        }
 
-            let asked = workshop.ask(&name, "local-lvm", &["pve1", "pve2"]).await;
+        let asked = workshop.ask("person", "local-lvm", &nodes).await;
 
-            let rows = workshop.until_all(&asked, InstanceStatus::Failed).await;
-            for row in &rows {
-                let told = row.told.error_message.as_deref().unwrap_or_default();
-                assert!(told.contains(words), "{told} is not {words}");
-            }
-            let task = workshop.until_task(asked.tasks[0], TaskStatus::Failed).await;
-            assert_eq!(task.told.error_message, on(&rows, "pve2").told.error_message);
+        let rows = workshop.until_all(&asked, InstanceStatus::Failed).await;
+        workshop.until_clean(&[]).await;
+        for (node, (kind, words)) in nodes.into_iter().zip(PERSON) {
+            let told = on(&rows, node).told.error_message.as_deref().unwrap_or_default();
+            assert!(told.contains(words), "{node}: {told} is not {words}");
+            assert_eq!(tasks_of(sim, kind, node), 1, "{node}: one try");
+        }
+        let upload = workshop.upload(&asked).await.told;
+        assert_eq!(upload.status, UploadStatus::Failed);
+        assert_eq!(upload.error_message, on(&rows, "pve1").told.error_message);
+        for (task, node) in asked.tasks.iter().zip(&nodes[1..]) {
+            let task = workshop.until_task(*task, TaskStatus::Failed).await;
+            assert_eq!(task.told.error_message, on(&rows, node).told.error_message);
             assert!(task.told.sync_end_time.is_some());
-            let upload = workshop.upload(&asked).await.told;
-            assert_eq!(upload.status, UploadStatus::Failed);
-            assert_eq!(upload.error_message, on(&rows, "pve1").told.error_message);
-            workshop.until_clean(&made).await;
-            assert_eq!(
-                [tasks_of(sim, kind, "pve1"), tasks_of(sim, kind, "pve2")],
-                before.map(|count| count + 1),
-                "{kind}: one try"
-            );
+        }
 
-            workshop.retry(&asked, "pve1").await;
-            workshop.retry(&asked, "pve2").await;
-            let rows = workshop.until_all(&asked, InstanceStatus::Available).await;
-            made.extend(rows.iter().map(|row| u32::try_from(row.told.vmid).unwrap()));
-            assert_eq!(on(&rows, "pve1").told.error_message, None);
-            let task = workshop.until_task(asked.tasks[0], TaskStatus::Completed).await;
+        for node in nodes {
+            workshop.retry(&asked, node).await;
+        }
+        let rows = workshop.until_all(&asked, InstanceStatus::Available).await;
+        assert!(rows.iter().all(|row| row.told.error_message.is_none()));
+        assert_eq!(workshop.upload(&asked).await.told.error_message, None);
+        for task in &asked.tasks {
+            let task = workshop.until_task(*task, TaskStatus::Completed).await;
             assert_eq!((task.told.error_message, task.told.attempt), (None, 2));
         }
-        workshop.until_clean(&made).await;
+        until_clean(&workshop, &rows).await;
     })
     .await;
 }

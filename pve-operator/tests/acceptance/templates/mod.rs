@@ -8,6 +8,7 @@ mod failing;
 mod fetching;
 mod guide;
 mod killing;
+mod logs;
 mod making;
 mod numbers;
 mod privileges;
