@@ -82,8 +82,7 @@ impl Workshop {
 
     /// Waits until an operator, also one outside of this process, can make templates.
     pub(crate) async fn until_ready(&self) {
-        self.mirror.until_equal(&self.it).await;
-        self.until_trusted().await;
+        self.until_known(&self.it).await;
     }
 
     /// For a token that does not see all that there is.
@@ -95,13 +94,19 @@ impl Workshop {
             if nodes > 0 && storages > 0 { Ok(()) } else { Err((nodes, storages)) }
         })
         .await;
-        self.until_trusted().await;
+        self.until_trusted(&self.it).await;
     }
 
-    async fn until_trusted(&self) {
+    /// Waits until a cluster is mirrored and its nodes can be spoken to.
+    pub(crate) async fn until_known(&self, cluster: &Followed) {
+        self.mirror.until_equal(cluster).await;
+        self.until_trusted(cluster).await;
+    }
+
+    async fn until_trusted(&self, cluster: &Followed) {
         // Images are sent to each node's own address, whose certificate must be known for that.
         eventually("the nodes' certificates are learned", LATER, || async {
-            let status = self.mirror.status(self.cluster()).await;
+            let status = self.mirror.status(cluster.id).await;
             let learned = status.and_then(|status| status.learned_fingerprints);
             learned.map(drop).ok_or("none are")
         })
@@ -128,13 +133,25 @@ impl Workshop {
         nodes: &[&str],
         image: &[u8],
     ) -> Asked {
+        self.ask_in(self.cluster(), name, storage, nodes, image).await
+    }
+
+    /// The same of any cluster that the operator follows.
+    pub(crate) async fn ask_in(
+        &self,
+        cluster: ClusterId,
+        name: &str,
+        storage: &str,
+        nodes: &[&str],
+        image: &[u8],
+    ) -> Asked {
         let mut writer = self.images.create().await.expect("an image can be written");
         for chunk in image.chunks(64 << 10) {
             writer.write(Bytes::copy_from_slice(chunk)).await.expect("it takes bytes");
         }
         let stored = writer.finish(None).await.expect("it is whole");
         let (node_rows, storages) =
-            (self.mirror.nodes(self.cluster()).await, self.mirror.storages(self.cluster()).await);
+            (self.mirror.nodes(cluster).await, self.mirror.storages(cluster).await);
         let place = |node: &str| {
             let row = storages.iter().find(|row| {
                 row.synced.key.node_name == node && row.synced.key.storage_name == storage
@@ -164,7 +181,7 @@ impl Workshop {
                 let new = NewUpload {
                     under: Under::New { name, description: None },
                     version: 1,
-                    cluster_id: self.cluster(),
+                    cluster_id: cluster,
                     storage_id: primary.storage_id,
                     storage_name: storage,
                     storage_type: &kind,

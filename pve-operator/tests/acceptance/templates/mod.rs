@@ -13,3 +13,4 @@ mod making;
 mod numbers;
 mod privileges;
 mod quorum;
+mod trouble;
