@@ -15,7 +15,9 @@ pub(crate) enum Cluster {
 impl Cluster {
     pub(crate) fn find(args: &Args) -> anyhow::Result<Self> {
         let Some(url) = args.pve.clone() else {
+            // Slow enough that one sees it work: a fetch of 2 s, an import of 4 s.
             let config = Config::default().nodes(3).guests(24).seed(7);
+            let config = config.node_link(4 << 20).copy_rate(512 << 20);
             return Ok(Self::Simulated(Sim::start(config).context("the simulator did not start")?));
         };
         Ok(Self::Real {
@@ -40,9 +42,10 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn what(&self) -> &'static str {
+    pub(crate) fn what(&self, changed: bool) -> &'static str {
         match self {
             Self::Simulated(_) => "simulated, three nodes",
+            Self::Real { .. } if changed => "yours",
             Self::Real { .. } => "yours, only read",
         }
     }

@@ -1,10 +1,19 @@
 //! The first thing a newcomer runs: a PVE cluster, a database and the operator in one process,
-//! with what happens in PVE and what arrives in the tables side by side.
+//! with what happens in PVE and what arrives in the tables side by side; then an upload that becomes
+//! a template on every node.
 
 mod cluster;
+mod http;
+mod image;
 mod show;
+mod template;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -17,13 +26,14 @@ use schema::{ClusterId, Db};
 
 use cluster::Cluster;
 
-/// Mirrors a simulated PVE cluster (or a real one, with --pve) into an SQLite file and shows it.
+/// Mirrors a simulated PVE cluster (or a real one, with --pve) into an SQLite file and shows it;
+/// then makes a template of an image on three nodes, and takes it away again.
 #[derive(Debug, Parser)]
 struct Args {
     /// End by itself when everything was shown, instead of serving until Ctrl-C.
     #[arg(long)]
     once: bool,
-    /// A real cluster to mirror, as https://HOST:8006. Nothing is changed in it.
+    /// A real cluster to mirror, as https://HOST:8006. Nothing is changed in it without --upload.
     #[arg(long, value_name = "URL", requires_all = ["user_id", "user_token"])]
     pve: Option<String>,
     /// The token's name, as USER@REALM!TOKENID.
@@ -35,6 +45,13 @@ struct Args {
     /// SHA-256 fingerprint of the node's certificate, if it is signed by PVE itself.
     #[arg(long, requires = "pve")]
     fingerprint: Option<String>,
+    /// An image (qcow2, raw, vmdk, ova) that becomes a template on up to three nodes of the real
+    /// cluster, and is deleted there again when all of them have it.
+    #[arg(long, value_name = "FILE", requires_all = ["pve", "storage"])]
+    upload: Option<PathBuf>,
+    /// The storage in the real cluster on which the template's disks are made.
+    #[arg(long, value_name = "NAME", requires = "upload")]
+    storage: Option<String>,
     /// Where the API listens.
     #[arg(long, default_value = "127.0.0.1:8080")]
     api: SocketAddr,
@@ -62,14 +79,15 @@ async fn main() -> ExitCode {
 async fn demo(args: &Args) -> anyhow::Result<()> {
     let cluster = Cluster::find(args)?;
     let folder = tempfile::tempdir().context("no folder for the database")?;
+    let upload = upload(args, folder.path()).await?;
     let url = format!("sqlite://{}", folder.path().join("demo.db").display());
     let db = Db::open(&url)?;
     db.migrate().await?;
     let id = cluster.insert(&db).await?;
-    println!("PVE       {} ({})", cluster.url(), cluster.what());
+    println!("PVE       {} ({})", cluster.url(), cluster.what(upload.is_some()));
     println!("Database  {url}");
 
-    let operator = Operator::start(&operator_args(&url, args)?).await?;
+    let operator = Operator::start(&operator_args(&url, folder.path(), args)?).await?;
     let api = operator.api.context("the API was asked for")?;
     println!("API       http://{api}/api/v1/vms?page_size=100");
     println!("Metrics   http://{}/metrics\n", operator.admin);
@@ -79,6 +97,16 @@ async fn demo(args: &Args) -> anyhow::Result<()> {
     tokio::select! {
         shown = tell(&cluster, &db, id) => shown?,
         () = &mut ended => return stop(operator).await,
+    }
+    match &upload {
+        Some(upload) => tokio::select! {
+            shown = template::tell(api, id.0, upload) => shown?,
+            () = &mut ended => return stop(operator).await,
+        },
+        None => println!(
+            "\nNothing was changed in your cluster. With --upload FILE --storage NAME the demo makes a \
+             template there on up to three nodes, and takes it away again."
+        ),
     }
     if !args.once {
         println!(
@@ -143,23 +171,38 @@ async fn wait_until_synced(db: &Db, id: ClusterId) -> anyhow::Result<()> {
     bail!("the cluster is not in the tables after a minute; its status says: {said}")
 }
 
-fn operator_args(url: &str, args: &Args) -> anyhow::Result<pve_operator::args::RunArgs> {
-    let words = [
-        "pve-operator",
-        "run",
-        "--database-url",
-        url,
-        "--poll-interval",
-        "1s",
-        "--details-interval",
-        "10s",
-        "--listen",
-        &args.listen.to_string(),
-        "--api",
-        &args.api.to_string(),
-        "--api-auth",
-        "off",
-    ];
+/// What becomes a template; nothing, unless it is simulated or asked for.
+async fn upload(args: &Args, folder: &Path) -> anyhow::Result<Option<template::Upload>> {
+    match (&args.upload, &args.storage) {
+        (Some(file), Some(storage)) => {
+            Ok(Some(template::Upload { file: file.clone(), storage: storage.clone() }))
+        }
+        _ if args.pve.is_some() => Ok(None),
+        _ => template::made(folder).await.map(Some),
+    }
+}
+
+fn operator_args(
+    url: &str,
+    folder: &Path,
+    args: &Args,
+) -> anyhow::Result<pve_operator::args::RunArgs> {
+    let (listen, images) =
+        (args.listen.to_string(), format!("file://{}", folder.join("images").display()));
+    let mut api = args.api;
+    if api.port() == 0 {
+        // Simulated nodes fetch the image there, so it must be known before.
+        api = TcpListener::bind(api).and_then(|it| it.local_addr()).context("no port is free")?;
+    }
+    let (api, base) = (api.to_string(), format!("http://{api}"));
+    let mut words = vec!["pve-operator", "run", "--database-url", url, "--poll-interval", "1s"];
+    words.extend(["--details-interval", "10s", "--usage-interval", "5s", "--listen", &listen]);
+    words.extend(["--api", &api, "--api-auth", "off", "--images", &images]);
+    words.extend(["--task-interval", "250ms"]);
+    if args.pve.is_none() {
+        // A real node has another loopback than this machine: it is sent the image.
+        words.extend(["--image-base-url", &base]);
+    }
     match OperatorArgs::try_parse_from(words)?.command {
         Command::Run(run) => Ok(*run),
         Command::Migrate(_) => bail!("`run` was asked for"),
