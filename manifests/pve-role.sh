@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The least that the mirror needs in a PVE cluster: a role, a user, and a token that can only look.
+# The least that the operator needs in a PVE cluster: roles, a user, and a token. Without --templates
+# the token can only look; with it, it can also make templates, in one pool and on two storages.
 #
 #   pve-role.sh [--pve 9] [--user mirror@pve] [--token read]      prints the commands
+#   pve-role.sh --templates --storage NAME [...]                  the same, with what templates need
 #   pve-role.sh --apply [...]                                     runs them: as root, on any node
 #   pve-role.sh --remove [--apply] [...]                          takes all of it away again
 #
@@ -9,6 +11,11 @@
 #   --guest-ips     PVE 8 and older: also VM.Monitor, without which guest agents tell no addresses.
 #                   There it also allows monitor commands and running programs in guests, so it is
 #                   left out unless asked for. PVE 9 has VM.GuestAgent.Audit, which only reads.
+#   --templates     also what making, cloning and removing templates takes
+#     --storage S   where their disks are made; may be given several times
+#     --staging S   where images lie until a disk is made of them: a storage with files (local)
+#     --pool P      the pool that their guests are put into (templates)
+#     --bridge B    only for templates with a network card: its bridge, for example vmbr0
 #
 # Run once per cluster: users, roles and tokens are the cluster's. docs/privileges.md has the why.
 set -euo pipefail
@@ -20,9 +27,14 @@ pve=
 apply=no
 remove=no
 guest_ips=no
+templates=no
+targets=()
+staging=local
+pool=templates
+bridge=
 
 usage() {
-    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -31,7 +43,13 @@ while [ $# -gt 0 ]; do
         --apply) apply=yes ;;
         --remove) remove=yes ;;
         --guest-ips) guest_ips=yes ;;
-        --pve | --user | --token)
+        --templates) templates=yes ;;
+        --storage)
+            [ $# -ge 2 ] || usage
+            targets+=("$2")
+            shift
+            ;;
+        --pve | --user | --token | --staging | --pool | --bridge)
             [ $# -ge 2 ] || usage
             declare "${1#--}=$2"
             shift
@@ -50,6 +68,11 @@ if [ -z "$pve" ] && command -v pveversion >/dev/null; then
 fi
 case ${pve:=9} in *[!0-9]*) usage ;; esac
 
+if [ "$templates" = yes ] && [ ${#targets[@]} -eq 0 ] && [ "$remove" = no ]; then
+    echo "pve-role.sh: --templates needs --storage NAME: where the disks of templates are made" >&2
+    exit 2
+fi
+
 # Sys.Audit: node numbers, addresses, quorum. The others: guests, storages, pools. On `/`, for all.
 privileges="VM.Audit Datastore.Audit Sys.Audit Pool.Audit"
 if [ "$pve" -ge 9 ]; then
@@ -57,6 +80,17 @@ if [ "$pve" -ge 9 ]; then
 elif [ "$guest_ips" = yes ]; then
     privileges="$privileges VM.Monitor"
 fi
+
+# What templates need, each on one path only (seen on PVE 9.2: without any of these a step fails).
+# On the pool: making guests, and clones of them; VM.PowerMgmt starts a clone that is to be started.
+guest_privileges="VM.Allocate VM.Audit VM.Clone VM.Config.CPU VM.Config.Disk VM.Config.HWType"
+guest_privileges="$guest_privileges VM.Config.Memory VM.Config.Network VM.Config.Options VM.PowerMgmt"
+# On the staging storage. Datastore.Allocate is what deleting an image there takes.
+staging_privileges="Datastore.Allocate Datastore.AllocateTemplate Datastore.Audit"
+target_privileges="Datastore.AllocateSpace Datastore.Audit"
+# On the nodes: lets them fetch an image from an address. Without it images are sent.
+fetch_privileges="Sys.AccessNetwork"
+network_privileges="SDN.Use"
 
 # Prints a command so that it can be pasted, and runs it if asked to.
 run() {
@@ -72,9 +106,14 @@ run() {
 
 if [ "$remove" = yes ]; then
     run pveum user token remove "$user" "$token"
-    run pveum acl delete / --users "$user" --roles "$role"
-    run pveum user delete "$user"
+    run pveum user delete "$user" # and every ACL of it
     run pveum role delete "$role"
+    if [ "$templates" = yes ]; then
+        for name in TemplateGuest TemplateStaging TemplateDisk TemplateFetch TemplateNetwork; do
+            run pveum role delete "$name"
+        done
+        echo "# The pool $pool and its guests are left; so is the content of $staging."
+    fi
     exit
 fi
 
@@ -82,16 +121,58 @@ exists() {
     [ "$apply" = yes ] && pveum "$1" list --output-format json | grep "\"$2\":\"$3\"" >/dev/null
 }
 
-if exists role roleid "$role"; then
-    run pveum role modify "$role" --privs "$privileges"
-else
-    run pveum role add "$role" --privs "$privileges"
-fi
+role() {
+    if exists role roleid "$1"; then
+        run pveum role modify "$1" --privs "$2"
+    else
+        run pveum role add "$1" --privs "$2"
+    fi
+}
+
+role "$role" "$privileges"
 if ! exists user userid "$user"; then
-    run pveum user add "$user" --comment "Inventory mirror, read only"
+    run pveum user add "$user" --comment "pve-operator"
 fi
 run pveum acl modify / --users "$user" --roles "$role"
-# Without privilege separation the token may do what the user may: look. The secret is shown once.
+if [ "$templates" = yes ]; then
+    # An ACL below `/` replaces the one on `/` there, so each has the reading role beside its own.
+    role TemplateGuest "$guest_privileges"
+    role TemplateStaging "$staging_privileges"
+    role TemplateDisk "$target_privileges"
+    role TemplateFetch "$fetch_privileges"
+    if ! exists pool poolid "$pool"; then
+        run pveum pool add "$pool" --comment "pve-operator: templates and their clones"
+    fi
+    run pveum acl modify "/pool/$pool" --users "$user" --roles "$role,TemplateGuest"
+    staged=no
+    for target in "${targets[@]}"; do
+        roles="$role,TemplateDisk"
+        if [ "$target" = "$staging" ]; then
+            roles="$roles,TemplateStaging"
+            staged=yes
+        fi
+        run pveum acl modify "/storage/$target" --users "$user" --roles "$roles"
+    done
+    if [ "$staged" = no ]; then
+        run pveum acl modify "/storage/$staging" --users "$user" --roles "$role,TemplateStaging"
+    fi
+    run pveum acl modify /nodes --users "$user" --roles "$role,TemplateFetch"
+    if [ -n "$bridge" ]; then
+        role TemplateNetwork "$network_privileges"
+        run pveum acl modify "/sdn/zones/localnetwork/$bridge" --users "$user" --roles TemplateNetwork
+    fi
+    # Images are put on a storage as the content `import`, beside what it takes already.
+    content=
+    if command -v pvesh >/dev/null; then
+        content=$(pvesh get "/storage/$staging" --output-format json |
+            sed -n 's/.*"content":"\([^"]*\)".*/\1/p')
+    fi
+    case ",${content:=backup,iso,vztmpl}," in
+        *,import,*) ;;
+        *) run pvesm set "$staging" --content "$content,import" ;;
+    esac
+fi
+# Without privilege separation the token may do what the user may. The secret is shown once.
 run pveum user token add "$user" "$token" --privsep 0
 
 cat <<HELP

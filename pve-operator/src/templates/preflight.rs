@@ -123,24 +123,35 @@ fn missing(facts: &Facts<'_>, staging: &str, pool: Option<&str>) -> Vec<String> 
         Some(pool) => format!("/pool/{pool}"),
         None => format!("/vms/{}", facts.vmid),
     };
+    let bridge = facts.upload.bridge.as_deref();
+    lacking(facts.permissions, &guest, staging, &facts.upload.storage_name, bridge)
+}
+
+/// What a token lacks for guests on the path `guest`, images on `staging` and disks on `target`.
+fn lacking(
+    permissions: &Permissions,
+    guest: &str,
+    staging: &str,
+    target: &str,
+    bridge: Option<&str>,
+) -> Vec<String> {
     let mut needed: Vec<(String, &str)> =
-        ON_GUEST.iter().map(|privilege| (guest.clone(), *privilege)).collect();
-    if let Some(bridge) = &facts.upload.bridge {
-        needed.push((guest, "VM.Config.Network"));
+        ON_GUEST.iter().map(|privilege| (guest.to_owned(), *privilege)).collect();
+    if let Some(bridge) = bridge {
+        needed.push((guest.to_owned(), "VM.Config.Network"));
         needed.push((format!("/sdn/zones/localnetwork/{bridge}"), "SDN.Use"));
     }
     let staged = format!("/storage/{staging}");
     needed.push((staged.clone(), "Datastore.AllocateTemplate"));
     needed.push((staged.clone(), "Datastore.Allocate"));
-    needed.push((format!("/storage/{}", facts.upload.storage_name), "Datastore.AllocateSpace"));
-    let has = |path: &str, privilege: &str| facts.permissions.has(path, privilege);
+    needed.push((format!("/storage/{target}"), "Datastore.AllocateSpace"));
     let mut missing: Vec<String> = needed
         .iter()
-        .filter(|(path, privilege)| !has(path, privilege))
+        .filter(|(path, privilege)| !permissions.has(path, privilege))
         .map(|(path, privilege)| format!("{privilege} on {path}"))
         .collect();
     let reads = ["Datastore.Audit", "Datastore.AllocateSpace"];
-    if !reads.iter().any(|privilege| has(&staged, privilege)) {
+    if !reads.iter().any(|privilege| permissions.has(&staged, privilege)) {
         missing.push(format!("Datastore.Audit on {staged}"));
     }
     missing
@@ -169,3 +180,7 @@ fn room(facts: &Facts<'_>, staging: &str, target: &staging::Seen<'_>) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "preflight_tests.rs"]
+mod tests;
