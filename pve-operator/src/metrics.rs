@@ -410,6 +410,8 @@ mod tests {
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         let documented: BTreeSet<&str> = words
             .filter(|word| word.starts_with("pve_operator_") && !word.ends_with('_'))
+            // Those are held against the table where they are made.
+            .filter(|word| !word.starts_with("pve_operator_template_"))
             .map(|word| {
                 ["_bucket", "_sum", "_count"]
                     .iter()

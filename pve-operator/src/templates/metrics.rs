@@ -101,3 +101,34 @@ impl Metrics {
         self.bytes.inc_by(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prometheus::proto::MetricFamily;
+
+    use super::*;
+
+    #[test]
+    fn the_metrics_are_those_of_the_table() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        metrics.done(Act::Fetch, Some(Duration::from_secs(1)));
+        metrics.failed(Act::Fetch, &Refusal::NoSpace);
+        metrics.ended("available");
+
+        let gathered = registry.gather();
+        let exported: BTreeSet<&str> = gathered.iter().map(MetricFamily::name).collect();
+
+        let table = include_str!("../../../docs/metrics.md");
+        let names = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let documented: BTreeSet<&str> = names
+            .filter(|name| name.starts_with("pve_operator_template_") && !name.contains(' '))
+            .collect();
+        assert_eq!(exported, documented);
+        for act in Act::ALL {
+            assert!(table.contains(act.as_str()), "the step {} is in no row", act.as_str());
+        }
+    }
+}
