@@ -249,7 +249,8 @@ impl<'a> Pass<'a> {
                 self.shared.metrics.done(act, took);
                 self.nothing_asked();
                 if act == Act::Fetch {
-                    self.shared.metrics.fetched(self.upload.file_size.unsigned_abs());
+                    let bytes = self.upload.file_size.unsigned_abs();
+                    self.shared.metrics.fetched(bytes);
                     self.shared.slots.transferred(id);
                     let whole = self.upload.file_size.unsigned_abs();
                     self.show(act, Amount { done: whole, total: whole });

@@ -108,10 +108,10 @@ impl Reader {
         workshop.start().await;
 
         for (file, gib) in FILES.into_iter().zip(1..) {
-            let mut make = std::process::Command::new("qemu-img");
-            make.args(["create", "-q", "-f", "qcow2", file, &format!("{gib}G")]);
-            let made = make.current_dir(folder.path()).status();
-            assert!(made.expect("scripts/test installs qemu-img").success());
+            let mut qemu = std::process::Command::new("qemu-img");
+            qemu.args(["create", "-q", "-f", "qcow2", file, &format!("{gib}G")]);
+            let outcome = qemu.current_dir(folder.path()).status();
+            assert!(outcome.expect("scripts/test installs qemu-img").success());
         }
         let port = workshop.mirror.operator().api.expect("the API is served").port();
         let reader = Self { workshop, port, token, folder };
@@ -363,6 +363,11 @@ async fn scenario_2_local_storage_and_what_to_do_when_a_sync_fails() {
         assert!(words.contains(full), "{failed}");
         reader.once(&retry, ids[1]).await;
         reader.until_tasks("completed").await;
+        let done = reader.once(&look, ids[1]).await;
+        assert_eq!(done["error_message"], Value::Null, "of the attempt before");
+        let file = std::fs::metadata(reader.folder.path().join("debian-12.qcow2"));
+        let bytes = json!(file.expect("it was uploaded").len());
+        assert_eq!((&done["bytes_done"], &done["bytes_total"]), (&bytes, &bytes));
         reader.until(&only_instances(), 0, all_available(3)).await;
     })
     .await;
