@@ -423,6 +423,9 @@ impl<'a> Pass<'a> {
             }
             Step::Publish => {
                 self.told.status = InstanceStatus::Available;
+                // A file that an earlier attempt brought was not fetched again.
+                self.told.bytes_done = self.upload.file_size;
+                self.told.bytes_total = Some(self.upload.file_size);
                 self.told.volume_id = sight.volume.map(|volume| volume.as_str().to_owned());
                 self.told.progress = 100;
                 self.told.step = None;

@@ -104,7 +104,7 @@ impl Reader {
         let new = NewToken { name: "guide", scope: Scope::Write, expires_at: None, creator: None };
         let token = mirror.db().write(async |conn| schema::token::create(conn, &new).await);
         let token = token.await.expect("a token can be made").expose().to_owned();
-        workshop.it.name = "prod-cluster".to_owned();
+        "prod-cluster".clone_into(&mut workshop.it.name);
         workshop.start().await;
 
         for (file, gib) in FILES.into_iter().zip(1..) {
