@@ -82,7 +82,7 @@ impl Operator {
             settings.max_upload_bytes = args.max_upload_bytes.get();
             settings.image_key.clone_from(&image_key);
             if let Some(images) = settings.images.clone() {
-                let collect = pve_api::collector::run(db.clone(), images);
+                let collect = pve_api::image_collector::run(db.clone(), images);
                 let stop = stop.clone();
                 tasks.spawn(async move {
                     tokio::select! {

@@ -11,7 +11,12 @@ use crate::support::{LATER, Workshop, eventually, on_every_database, small};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_loses_a_number_or_a_guest() {
     on_every_database("b08", async |database| {
-        let workshop = Workshop::open(database, small()).await;
+        let mut workshop = Workshop::closed(database, small()).await;
+        for slots in ["--transfers-per-node", "--transfers-per-cluster", "--transfers-per-operator"]
+        {
+            workshop.mirror.option(slots, "20");
+        }
+        workshop.start().await;
         let mut asked = Vec::new();
         for n in 0..20 {
             let node = ["pve1", "pve2", "pve3"][n % 3];
