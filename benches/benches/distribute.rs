@@ -2,13 +2,12 @@
 //!
 //! `cargo bench -p benches --bench distribute`
 
-use std::time::Instant;
-
 use benches::{
     figures::{figure, ratio},
     number, programs,
     templates::{Site, image},
 };
+use tokio::time::Instant;
 
 fn main() -> anyhow::Result<()> {
     programs::run(measure())

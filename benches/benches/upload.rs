@@ -4,7 +4,7 @@
 //! `UPLOAD_GIB=4 BENCH_FOLDER=/var/tmp cargo bench -p benches --bench upload`; the folder must have
 //! room for the image three times.
 
-use std::{process::Command, time::Instant};
+use std::process::Command;
 
 use anyhow::ensure;
 use benches::{
@@ -12,6 +12,7 @@ use benches::{
     number, programs,
     templates::{Site, image},
 };
+use tokio::time::Instant;
 
 fn main() -> anyhow::Result<()> {
     programs::run(measure())

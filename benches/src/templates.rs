@@ -2,18 +2,20 @@
 //! templates need them.
 
 use std::{
+    fmt::Write as _,
     fs::File,
-    io::{Read, Write},
+    io::{Read, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
 use schema::Db;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::{
     http,
@@ -45,8 +47,8 @@ impl Site {
         let images = format!("file://{}", folder.path().join("images").display());
         let db = Db::open(&url)?;
         db.migrate().await?;
-        let size = Size { clusters: 1, nodes, guests: 3 };
-        let (sim, clusters) = programs::start_sims_with(size, sim, folder.path())?;
+        let cluster = Size { clusters: 1, nodes, guests: 3 };
+        let (sim, clusters) = programs::start_sims_with(cluster, sim, folder.path())?;
         tables::insert(&db, &[clusters[0].access.clone()]).await?;
 
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
@@ -176,15 +178,17 @@ fn multipart(address: &str, fields: &[(&str, String)], path: &Path) -> anyhow::R
     const BOUNDARY: &str = "----bench7MA4YWxkTrZu0gW";
     let mut head = String::new();
     for (name, value) in fields {
-        head.push_str(&format!(
+        write!(
+            head,
             "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
-        ));
+        )?;
     }
     let name = path.file_name().and_then(|it| it.to_str()).context("a file has a name")?;
-    head.push_str(&format!(
+    write!(
+        head,
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
          Content-Type: application/octet-stream\r\n\r\n"
-    ));
+    )?;
     let tail = format!("\r\n--{BOUNDARY}--\r\n");
     let mut file = File::open(path)?;
     let length = head.len() as u64 + file.metadata()?.len() + tail.len() as u64;
