@@ -300,36 +300,17 @@ async fn an_upload_takes_no_more_memory_than_a_few_chunks() {
     const MIB: usize = 1024 * 1024;
     const SIZE: usize = 96;
     let database = TestDatabase::sqlite("memory").await;
-    let rows = "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token) \
-                VALUES ('lab', 'https://pve', 'a@pve!t', 's'); \
-                INSERT INTO pve_node (node_name, cluster_id, status, resource_hash) \
-                VALUES ('n1', 1, 'online', ''); \
-                INSERT INTO pve_storage (node_name, cluster_id, active, type, storage_name, content, \
-                resource_hash) VALUES ('n1', 1, 1, 'dir', 'local', 'images,import', '')";
-    database.db.conn().await.unwrap().execute_sql(rows).await.unwrap();
+    a_cluster(&database).await;
     let folder = tempfile::tempdir().unwrap();
     let images = format!("file://{}", folder.path().display());
     let server = Serving::start_with(&database.url, &["--auth", "off", "--images", &images]).await;
     server.becomes_ready().await;
     let before = server.peak_memory().await;
-
-    let field = |name: &str| format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"");
-    let head = [("template_name", "web"), ("cluster_id", "1"), ("storage_id", "1")]
-        .map(|(name, value)| format!("{}\r\n\r\n{value}\r\n", field(name)))
-        .concat()
-        + &format!("{}; filename=\"disk.raw\"\r\n\r\n", field("file"));
-    let tail = "\r\n--b--\r\n";
-    let length = head.len() + SIZE * MIB + tail.len();
-    let mut stream = TcpStream::connect(&server.address).await.unwrap();
-    let request = format!(
-        "POST /api/v1/templates/upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-         content-type: multipart/form-data; boundary=b\r\ncontent-length: {length}\r\n\r\n{head}"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut stream = begin_upload(&server, SIZE * MIB).await;
     for index in 0..SIZE {
         stream.write_all(&vec![u8::try_from(index).unwrap(); MIB]).await.unwrap();
     }
-    stream.write_all(tail.as_bytes()).await.unwrap();
+    stream.write_all(TAIL).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let grown = (server.peak_memory().await - before) / 1024;
@@ -339,3 +320,62 @@ async fn an_upload_takes_no_more_memory_than_a_few_chunks() {
     server.terminate().await;
     assert_eq!(server.end().await.0, Some(0));
 }
+
+// C06, for what takes longest
+#[tokio::test]
+async fn an_upload_under_way_at_sigterm_is_finished() {
+    let database = TestDatabase::sqlite("drains").await;
+    a_cluster(&database).await;
+    let folder = tempfile::tempdir().unwrap();
+    let images = format!("file://{}", folder.path().display());
+    let arguments = ["--auth", "off", "--images", &images, "--drain-timeout", "1m"];
+    let mut server = Serving::start_with(&database.url, &arguments).await;
+    server.becomes_ready().await;
+    let mut stream = begin_upload(&server, 4096).await;
+    let under_way = async {
+        while !server.get("/metrics").await.unwrap().contains("pve_api_uploads_in_progress 1\n") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, under_way).await.expect("it is under way");
+
+    server.terminate().await;
+    server.says("Stopping").await;
+    stream.write_all(&[0; 4096]).await.unwrap();
+    stream.write_all(TAIL).await.unwrap();
+
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(server.end().await.0, Some(0));
+}
+
+/// One node with one storage that takes everything.
+async fn a_cluster(database: &TestDatabase) {
+    let rows = "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token) \
+                VALUES ('lab', 'https://pve', 'a@pve!t', 's'); \
+                INSERT INTO pve_node (node_name, cluster_id, status, resource_hash) \
+                VALUES ('n1', 1, 'online', ''); \
+                INSERT INTO pve_storage (node_name, cluster_id, active, type, storage_name, content, \
+                resource_hash) VALUES ('n1', 1, 1, 'dir', 'local', 'images,import', '')";
+    database.db.conn().await.unwrap().execute_sql(rows).await.unwrap();
+}
+
+/// Sends an upload until the bytes of its file, which are to be this many, and then [`TAIL`].
+async fn begin_upload(server: &Serving, bytes: usize) -> TcpStream {
+    let field = |name: &str| format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"");
+    let head = [("template_name", "web"), ("cluster_id", "1"), ("storage_id", "1")]
+        .map(|(name, value)| format!("{}\r\n\r\n{value}\r\n", field(name)))
+        .concat()
+        + &format!("{}; filename=\"disk.raw\"\r\n\r\n", field("file"));
+    let length = head.len() + bytes + TAIL.len();
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let request = format!(
+        "POST /api/v1/templates/upload HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         content-type: multipart/form-data; boundary=b\r\ncontent-length: {length}\r\n\r\n{head}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+const TAIL: &[u8] = b"\r\n--b--\r\n";
