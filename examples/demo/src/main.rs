@@ -99,10 +99,25 @@ async fn demo(args: &Args) -> anyhow::Result<()> {
         () = &mut ended => return stop(operator).await,
     }
     match &upload {
-        Some(upload) => tokio::select! {
-            shown = template::tell(api, id.0, upload) => shown?,
-            () = &mut ended => return stop(operator).await,
-        },
+        Some(upload) => {
+            let template = tokio::select! {
+                template = template::upload(api, id.0, upload) => template?,
+                () = &mut ended => return stop(operator).await,
+            };
+            // Whatever comes of it, nothing of it is left in somebody's cluster.
+            let (made, interrupted) = tokio::select! {
+                made = template.until_available() => (made, false),
+                () = &mut ended => (Ok(()), true),
+            };
+            tokio::select! {
+                deleted = template.delete() => deleted?,
+                () = logging::terminated() => bail!("what is there of the template was left"),
+            }
+            made?;
+            if interrupted {
+                return stop(operator).await;
+            }
+        }
         None => println!(
             "\nNothing was changed in your cluster. With --upload FILE --storage NAME the demo makes a \
              template there on up to three nodes, and takes it away again."

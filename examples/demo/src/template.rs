@@ -35,8 +35,20 @@ pub(crate) async fn made(folder: &Path) -> anyhow::Result<Upload> {
     Ok(Upload { file, storage: "local-lvm".to_owned() })
 }
 
-/// Uploads, shows how the nodes get on, and takes all of it away.
-pub(crate) async fn tell(api: SocketAddr, cluster: i64, upload: &Upload) -> anyhow::Result<()> {
+/// A template that is in the cluster until it is deleted.
+#[derive(Debug)]
+pub(crate) struct Template {
+    api: SocketAddr,
+    id: i64,
+    uploaded: Instant,
+}
+
+/// Uploads an image as curl would.
+pub(crate) async fn upload(
+    api: SocketAddr,
+    cluster: i64,
+    upload: &Upload,
+) -> anyhow::Result<Template> {
     let target = target(api, cluster, &upload.storage).await?;
     let name = upload.file.file_name().and_then(|name| name.to_str()).unwrap_or("image.qcow2");
     let template_name = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name);
@@ -51,28 +63,50 @@ pub(crate) async fn tell(api: SocketAddr, cluster: i64, upload: &Upload) -> anyh
     if !target.others.is_empty() {
         fields.push(("sync_node_ids", &target.others));
     }
-    println!("\nYou upload {name} ({} MiB) to {} …", bytes >> 20, upload.storage);
+    println!("\nYou upload {name} ({}) to {} …", size(bytes), upload.storage);
     println!("  $ curl -X POST http://{api}/api/v1/templates/upload \\");
     for (field, value) in &fields {
         println!("      -F \"{field}={value}\" \\");
     }
     println!("      -F \"file=@{name}\"");
-    let started = Instant::now();
-    let uploaded = http::upload(api, "/api/v1/templates/upload", &fields, name, file).await?;
-    let id = uploaded["template_id"].as_i64().context("an upload has a template")?;
-    println!("  template {id}, after {:.1} s; the rest goes on by itself\n", since(started));
+    let uploaded = Instant::now();
+    let answer = http::upload(api, "/api/v1/templates/upload", &fields, name, file).await?;
+    let id = answer["template_id"].as_i64().context("an upload has a template")?;
+    println!("  template {id}, after {:.1} s; the rest goes on by itself\n", since(uploaded));
+    Ok(Template { api, id, uploaded })
+}
 
-    let detail = format!("/api/v1/templates/{id}/detail?include_instances=true");
-    until(api, &detail, "available").await?;
-    println!("  after {:.1} s", since(started));
+impl Template {
+    /// Shows every node until all have it.
+    pub(crate) async fn until_available(&self) -> anyhow::Result<()> {
+        until(self.api, &self.detail(), "available").await?;
+        println!("  after {:.1} s", since(self.uploaded));
+        Ok(())
+    }
 
-    let started = Instant::now();
-    println!("\nYou delete the template and its guests …");
-    println!("  $ curl -X DELETE \"http://{api}/api/v1/templates/{id}?cascade=true\"");
-    http::delete(api, &format!("/api/v1/templates/{id}?cascade=true")).await?;
-    until(api, &detail, "deleted").await?;
-    println!("  no guest, no disk and no file is left, after {:.1} s", since(started));
-    Ok(())
+    /// Takes away whatever there is of it.
+    pub(crate) async fn delete(&self) -> anyhow::Result<()> {
+        let (api, id, started) = (self.api, self.id, Instant::now());
+        let path = format!("/api/v1/templates/{id}?cascade=true");
+        println!("\nYou delete the template and its guests …");
+        println!("  $ curl -X DELETE \"http://{api}{path}\"");
+        http::delete(api, &path).await?;
+        until(api, &self.detail(), "deleted").await?;
+        println!("  no guest, no disk and no file is left, after {:.1} s", since(started));
+        Ok(())
+    }
+
+    fn detail(&self) -> String {
+        format!("/api/v1/templates/{}/detail?include_instances=true", self.id)
+    }
+}
+
+fn size(bytes: u64) -> String {
+    if bytes >> 20 > 0 {
+        format!("{} MiB", bytes >> 20)
+    } else {
+        format!("{} KiB", bytes.div_ceil(1 << 10))
+    }
 }
 
 fn since(started: Instant) -> f64 {
@@ -137,7 +171,7 @@ async fn until(api: SocketAddr, detail: &str, status: &str) -> anyhow::Result<()
         if !nodes.is_empty() && nodes.iter().all(|node| node.status == status) {
             return Ok(());
         }
-        if let Some(failed) = nodes.iter().find(|node| node.status == "failed") {
+        if let Some(failed) = nodes.iter().find(|node| node.status == "failed" && !deleting) {
             bail!("{}: {}", failed.name, failed.remark);
         }
         tokio::time::sleep(LOOK).await;
@@ -165,6 +199,8 @@ impl Node {
         };
         let remark = match instance["vmid"].as_i64() {
             Some(vmid) if instance["status"] == "available" => format!("VMID {vmid}"),
+            // What went wrong before no longer matters.
+            _ if instance["status"] == "deleting" => text("blocked_reason"),
             _ => text("error_message") + &text("blocked_reason"),
         };
         Self {
