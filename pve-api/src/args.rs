@@ -163,11 +163,14 @@ pub fn bytes(text: &str) -> Result<NonZeroU64, String> {
 
 /// [`duration`], in days too.
 fn long_duration(text: &str) -> Result<Duration, String> {
-    let Some(days) = text.strip_suffix('d') else { return duration(text) };
-    let days: Option<u64> = days.parse().ok().filter(|days| *days > 0);
-    days.and_then(|days| days.checked_mul(24 * 3600))
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("`{text}` is not a time; write for example 90d or 12h"))
+    let parsed = match text.strip_suffix('d') {
+        None => duration(text).ok(),
+        Some(days) => {
+            let days: Option<u64> = days.parse().ok().filter(|days| *days > 0);
+            days.and_then(|days| days.checked_mul(24 * 3600)).map(Duration::from_secs)
+        }
+    };
+    parsed.ok_or_else(|| format!("`{text}` is not a time; write for example 90d or 12h"))
 }
 
 /// Parses `500ms`, `5s`, `2m`, `1h`; zero is refused, because nothing takes place every no time.
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(long_duration("90d"), Ok(Duration::from_hours(90 * 24)));
         assert_eq!(long_duration("12h"), Ok(Duration::from_hours(12)));
         for text in ["0d", "d", "-1d", "999999999999999999d", "90"] {
-            assert!(long_duration(text).unwrap_err().contains("for example"), "{text}");
+            assert!(long_duration(text).unwrap_err().contains("90d or 12h"), "{text}");
         }
     }
 }

@@ -95,7 +95,7 @@ pub struct TemplateArgs {
     pub images: Option<String>,
     /// Where nodes reach pve-api to fetch images, for example `https://images.example.net`. Without
     /// it every image is sent by this operator.
-    #[arg(long, env = "IMAGE_BASE_URL", value_name = "URL")]
+    #[arg(long, env = "IMAGE_BASE_URL", value_name = "URL", value_parser = base_url)]
     pub image_base_url: Option<Url>,
     /// Let nodes fetch from an address whose certificate they do not know. The SHA-512 of the image
     /// is checked in any case.
@@ -158,6 +158,13 @@ fn vmid_range(text: &str) -> Result<VmidRange, String> {
     }
 }
 
+fn base_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok();
+    url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).ok_or_else(|| {
+        format!("`{text}` is no address; write for example https://images.example.net")
+    })
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
@@ -188,6 +195,14 @@ mod tests {
         assert_eq!(vmid_range("9000-9999"), Ok(VmidRange { first: 9000, last: 9999 }));
         for text in ["", "9000", "9999-9000", "1-200", "100-1000000000", "a-b"] {
             assert!(vmid_range(text).unwrap_err().contains("9000-99999"), "{text}");
+        }
+    }
+
+    #[test]
+    fn images_are_fetched_by_http() {
+        assert!(base_url("http://192.0.2.5:8080").is_ok());
+        for text in ["", "images.example.net", "localhost:8080", "ftp://images.example.net"] {
+            assert!(base_url(text).unwrap_err().contains("for example https://"), "{text}");
         }
     }
 

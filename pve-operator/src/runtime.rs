@@ -188,11 +188,6 @@ fn template_settings(
     // With the API in this process images come in here; else they come in elsewhere.
     let open = if args.api.is_some() { ImageStore::open } else { ImageStore::open_read_only };
     let images = it.images.as_deref().map(open).transpose().context("--images")?;
-    if let Some(base) = &it.image_base_url
-        && !(matches!(base.scheme(), "http" | "https") && base.has_host())
-    {
-        bail!("--image-base-url {base} is not an http:// or https:// address");
-    }
     Ok(templates::Settings {
         images,
         image_address: it.image_base_url.clone().map(|base| templates::ImageAddress {
