@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use pve_sim::{FaultKind, FaultRule};
+use pve_sim::{FaultKind, FaultRule, Outcome};
 use schema::{instance::InstanceStatus, testing::TestDatabase};
 
-use crate::support::{Asked, Workshop, on_every_database, small};
+use crate::support::{Asked, Replica, Workshop, on_every_database, small};
 
 /// Of the operator in these tests, see `support/workshop.rs`.
 const PATIENCE_MS: u64 = 2_000;
@@ -62,6 +62,43 @@ async fn what_begins_after_a_596_is_found() {
 async fn what_begins_when_it_was_asked_for_again_makes_no_second_guest() {
     on_every_database("late_long", async |database| {
         begins_late(database, PATIENCE_MS * 3 / 2).await;
+    })
+    .await;
+}
+
+/// Nodes fetch images by themselves: one download is answered 596 and begins soon, one begins when
+/// it was asked for again, one loses its answer and one its worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_begins_late_leaves_one_file() {
+    on_every_database("late_download", async |database| {
+        let mut workshop = Workshop::closed(database, small().nodes(4)).await;
+        let replica = Replica::start(workshop.mirror.db(), &workshop.images, 0).await;
+        workshop.mirror.option("--image-base-url", &format!("http://{}", replica.address));
+        workshop.start().await;
+        let sim = workshop.sim();
+        let long = PATIENCE_MS * 3 / 2;
+        for (node, kind) in [
+            ("pve1", FaultKind::Late { ms: 50, after_ms: PATIENCE_MS / 4 }),
+            ("pve2", FaultKind::Late { ms: 50, after_ms: long }),
+            ("pve3", FaultKind::DropBeforeAnswer),
+        ] {
+            let path = format!("/nodes/{node}/storage/local/download-url");
+            sim.fault(FaultRule::new(&path, kind).method("POST").times(1));
+        }
+        sim.plan("download", None, Some("pve4"), Outcome::Fail("received interrupt".to_owned()));
+
+        let asked = workshop.ask("late download", "local-lvm", &NODES).await;
+
+        workshop.until_all(&asked, InstanceStatus::Available).await;
+        tokio::time::sleep(Duration::from_millis(long)).await;
+        is_whole(&workshop, &asked).await;
+        let tasks = sim.tasks();
+        assert!(!tasks.iter().any(|task| task.kind == "imgcopy"), "nothing was sent");
+        let downloads = |node: &str| {
+            tasks.iter().filter(|task| task.kind == "download" && task.node == node).count()
+        };
+        assert_eq!(downloads("pve1"), 1, "the late one was found");
+        assert_eq!(downloads("pve3"), 1, "as was the one whose answer was lost");
     })
     .await;
 }

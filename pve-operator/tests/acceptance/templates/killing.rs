@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     binary::OPERATOR,
-    support::{Asked, LATER, Workshop, eventually, on_every_database, small},
+    support::{Asked, LATER, Replica, Workshop, eventually, on_every_database, small},
 };
 
 /// A moment of the life of an instance.
@@ -61,10 +61,10 @@ impl Step {
         }
     }
 
-    /// PVE's kind of task.
+    /// PVE's kind of task, where nodes fetch images.
     fn kind(self) -> &'static str {
         match self {
-            Self::Fetch => "imgcopy",
+            Self::Fetch => "download",
             Self::Shell => "qmcreate",
             Self::Import => "qmconfig",
             Self::Template => "qmtemplate",
@@ -75,7 +75,8 @@ impl Step {
     /// Where it is asked for.
     fn request(self, node: &str, vmid: i64) -> (&'static str, String) {
         match self {
-            Self::Fetch => ("POST", format!("/nodes/{node}/storage/local/upload")),
+            // `upload` where images are sent, `download-url` where nodes fetch them.
+            Self::Fetch => ("POST", format!("/nodes/{node}/storage/local/")),
             Self::Shell => ("POST", format!("/nodes/{node}/qemu")),
             Self::Import => ("POST", format!("/nodes/{node}/qemu/{vmid}/config")),
             Self::Template => ("POST", format!("/nodes/{node}/qemu/{vmid}/template")),
@@ -156,8 +157,9 @@ impl Moment {
             Self::Begun(step) => {
                 let tasks = sim.tasks();
                 let new = &tasks[tasks_before..];
-                asked(step)
-                    && new.iter().any(|it| it.node == row.node_name && it.kind == step.kind())
+                let is_its =
+                    |kind: &str| kind == step.kind() || (step == Step::Fetch && kind == "imgcopy");
+                asked(step) && new.iter().any(|it| it.node == row.node_name && is_its(&it.kind))
             }
             Self::Known(step) => asked(step) && row.told.upid.is_some(),
             Self::Done => self.can_be_held(sim, row),
@@ -184,13 +186,23 @@ struct Killing {
     workshop: Workshop,
     templates: Vec<u32>,
     passed: BTreeMap<Moment, u32>,
+    /// What serves images to the nodes, if they fetch them.
+    _replica: Option<Replica>,
 }
 
 impl Killing {
     async fn of(database: TestDatabase) -> Self {
         let config = small().task_time(Duration::from_millis(120));
-        let workshop = Workshop::closed(database, config).await;
-        Self { workshop, templates: Vec::new(), passed: BTreeMap::new() }
+        // Images are sent on one database; on the others nodes fetch them.
+        let fetched = database.kind() != "sqlite";
+        let mut workshop = Workshop::closed(database, config).await;
+        let mut replica = None;
+        if fetched {
+            let started = Replica::start(workshop.mirror.db(), &workshop.images, 0).await;
+            workshop.mirror.option("--image-base-url", &format!("http://{}", started.address));
+            replica = Some(started);
+        }
+        Self { workshop, templates: Vec::new(), passed: BTreeMap::new(), _replica: replica }
     }
 
     fn spawn(&self) -> Child {
