@@ -216,7 +216,19 @@ impl Killing {
             .expect("the command can be run")
     }
 
-    async fn round(&mut self, moments: &[Moment], seed: u64) {
+    async fn until_hit(&mut self, moments: &[Moment], seed: u64) {
+        let mut missed = moments.to_vec();
+        for again in 0..10 {
+            missed = self.round(&missed, seed + again * 1_000_000).await;
+            if missed.is_empty() {
+                return;
+            }
+        }
+        panic!("{missed:?} went by unseen ten times");
+    }
+
+    /// Kills at these moments; answers those that went by unseen, which a slow machine may do.
+    async fn round(&mut self, moments: &[Moment], seed: u64) -> Vec<Moment> {
         let (workshop, sim) = (&self.workshop, self.workshop.sim());
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut operator = self.spawn();
@@ -231,19 +243,21 @@ impl Killing {
             moments.iter().map(|moment| AtomicBool::new(moment.is_early())).collect();
         // The first one is imported to, the others are synced.
         let asked = workshop.ask(&format!("killed-{seed}"), "local-lvm", &NODES).await;
-        eventually(&format!("{moments:?} has come"), LATER, || async {
+        let missed = eventually(&format!("{moments:?} has come"), LATER, || async {
             let rows = workshop.instances(&asked).await;
-            let mut missing = Vec::new();
+            let (mut missing, mut missed) = (Vec::new(), Vec::new());
             for ((moment, node), held) in places.iter().zip(&held) {
                 let row = rows.iter().find(|row| row.node_name == *node).expect("it is there");
                 if moment.can_be_held(sim, row) && !held.swap(true, Ordering::Relaxed) {
                     moment.hold(sim, node, row.told.vmid);
                 }
-                if !moment.is_now(sim, tasks_before, row) {
+                if row.told.status == InstanceStatus::Available {
+                    missed.push(*moment);
+                } else if !moment.is_now(sim, tasks_before, row) {
                     missing.push((*moment, row.told.clone()));
                 }
             }
-            if missing.is_empty() { Ok(()) } else { Err(missing) }
+            if missing.is_empty() { Ok(missed) } else { Err(missing) }
         })
         .await;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..80))).await;
@@ -252,9 +266,10 @@ impl Killing {
 
         let _operator = self.spawn();
         self.is_whole(&asked).await;
-        for moment in moments {
+        for moment in moments.iter().filter(|moment| !missed.contains(moment)) {
             *self.passed.entry(*moment).or_default() += 1;
         }
+        missed
     }
 
     /// Each node has one template, and nothing of ours is anywhere else.
@@ -289,7 +304,7 @@ async fn a_kill_at_any_moment_leaves_one_template_on_each_node() {
         for seed in 0..kills.unwrap_or(1) {
             for (at, moments) in rounds(seed).iter().enumerate() {
                 if kills.is_some() || Some(at % 3) == turn {
-                    killing.round(moments, seed * 100 + at as u64).await;
+                    killing.until_hit(moments, seed * 100 + at as u64).await;
                 }
             }
         }
