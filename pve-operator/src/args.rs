@@ -199,6 +199,29 @@ mod tests {
     }
 
     #[test]
+    fn every_option_that_is_explained_exists() {
+        use clap::CommandFactory;
+        let mut all = vec![Args::command(), pve_api::args::Args::command()];
+        // Of the script that makes the roles, and of PVE's `qm`.
+        let mut known = vec!["templates".to_owned(), "skiplock".to_owned()];
+        while let Some(command) = all.pop() {
+            known.extend(command.get_arguments().filter_map(|it| it.get_long().map(str::to_owned)));
+            all.extend(command.get_subcommands().cloned());
+        }
+
+        let document = include_str!("../../docs/templates.md");
+        let words = document.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+        let options: Vec<&str> = words
+            .filter_map(|word| word.strip_prefix("--"))
+            .filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()))
+            .collect();
+        assert!(options.len() > 10, "{options:?}");
+        for option in options {
+            assert!(known.iter().any(|it| it == option), "there is no --{option}");
+        }
+    }
+
+    #[test]
     fn images_are_fetched_by_http() {
         assert!(base_url("http://192.0.2.5:8080").is_ok());
         for text in ["", "images.example.net", "localhost:8080", "ftp://images.example.net"] {
