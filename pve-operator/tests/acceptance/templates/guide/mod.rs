@@ -10,7 +10,7 @@
 mod shape;
 mod text;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use pve_sim::{Config, Outcome, Storage};
 use schema::{
@@ -56,6 +56,9 @@ const SCENARIO_1: &str = "场景 1：使用共享存储部署模板";
 const SCENARIO_2: &str = "场景 2：使用本地存储部署模板";
 const SCENARIO_3: &str = "场景 3：批量部署模板";
 const FAILURE: &str = "3. 同步失败处理";
+
+/// Between two looks, beside what waiting itself pauses.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Operator, API and a simulated cluster as the guide has them in mind.
 struct Reader {
@@ -188,6 +191,8 @@ impl Reader {
             if wrong.is_empty() && there(&body["data"]) {
                 Ok(body["data"].clone())
             } else {
+                // Each look is two processes, beside all the other tests.
+                tokio::time::sleep(PAUSE).await;
                 Err((wrong, body))
             }
         })
