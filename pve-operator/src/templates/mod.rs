@@ -33,6 +33,7 @@ mod sending;
 pub mod settings;
 pub mod slots;
 mod staging;
+mod steps;
 mod table_source;
 mod wanted;
 
