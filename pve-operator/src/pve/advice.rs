@@ -14,6 +14,12 @@ pub enum Again {
 }
 
 impl Refusal {
+    /// PVE's words, and the [`advice`](Self::advice) behind them where there is any.
+    pub fn explained(&self, words: String) -> String {
+        let advice = self.advice();
+        if advice.is_empty() { words } else { format!("{words} ({advice})") }
+    }
+
     pub fn again(&self) -> Again {
         match self {
             Self::ConfigPermissionDenied

@@ -17,6 +17,7 @@ use schema::{
 
 use super::{
     clusters::Cluster,
+    look::may_be_missing,
     names::{Marker, guest_name},
     pass::{PassError, refusal_of},
     plan::Node,
@@ -24,8 +25,8 @@ use super::{
     reconciler::Shared,
 };
 use crate::pve::{
-    Effect, ErrorClass, GuestClone, GuestConfig, NodeName, Outcome, PveError, Refusal, StorageName,
-    TaskFilter, TaskState, Upid, Vmid, classify_task, error_text,
+    Effect, GuestClone, GuestConfig, NodeName, Outcome, PveError, Refusal, StorageName, TaskFilter,
+    TaskState, Upid, Vmid, classify_task, error_text,
 };
 
 /// Makes guests from templates.
@@ -178,10 +179,7 @@ impl Pass<'_> {
                 let ours = marker.is_some_and(|it| it.is_of_clone(&self.shared.owner, self.row.id));
                 Ok(if ours { Seen::Ours(config) } else { Seen::Stranger })
             }
-            Err(error)
-                if error.class() == ErrorClass::Forbidden
-                    || matches!(Refusal::of(&error), Some(Refusal::GuestMissing)) =>
-            {
+            Err(error) if may_be_missing(&error) => {
                 let listed = self.cluster.reader.resources().await?;
                 let there = listed.guests().iter().any(|it| it.vmid == vmid);
                 // Elsewhere, or hidden: not ours to touch, unless a clone of ours is being made.
@@ -273,8 +271,7 @@ impl Pass<'_> {
                 Ok(self.shared.later())
             }
             _ => {
-                let advice = refusal.advice();
-                let words = if advice.is_empty() { words } else { format!("{words} ({advice})") };
+                let words = refusal.explained(words);
                 self.end(CloneStatus::Failed, Some(words)).await
             }
         }

@@ -319,7 +319,7 @@ fn how_it_ended(outcome: &Outcome, log: &TaskLog) -> Ended {
 
 /// A guest that is not on a node is a 500 with a text; a token with rights through a pool gets a
 /// 403 for it (seen on PVE 9.2).
-fn may_be_missing(error: &PveError) -> bool {
+pub(super) fn may_be_missing(error: &PveError) -> bool {
     error.class() == ErrorClass::Forbidden
         || matches!(Refusal::of(error), Some(Refusal::GuestMissing))
 }

@@ -330,8 +330,7 @@ impl<'a> Pass<'a> {
             ?verdict,
             "{words}"
         );
-        let advice = refusal.advice();
-        let message = if advice.is_empty() { words } else { format!("{words} ({advice})") };
+        let message = refusal.explained(words);
         let pause = shared.settings.backoff.pause(failures.min(16), None);
         // What ends by itself, or goes on at once, is no try lost.
         if taking_away || matches!(verdict, Verdict::Again | Verdict::Refetch | Verdict::Fail) {
