@@ -5,9 +5,11 @@ use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, Refusal, printable};
+use crate::openapi::{Input, Operation};
 
 /// A JSON object. Its type denies unknown fields.
 #[derive(Debug)]
@@ -41,6 +43,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             let message = format!("the body can not be read: {}", printable_sentence(&error));
             ApiError::invalid("body", message)
         })
+    }
+}
+
+impl<T: JsonSchema> Input for JsonBody<T> {
+    fn describe(operation: &mut Operation) {
+        let schema = operation.schema_of_input::<T>();
+        operation.body("application/json", &schema);
+        operation.refuses(413);
+        operation.refuses(415);
     }
 }
 

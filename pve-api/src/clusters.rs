@@ -4,13 +4,14 @@ use axum::extract::State;
 use schema::ClusterId;
 use schema::cluster::{self, Cluster};
 use schema::cluster_status::{self, ClusterStatus};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Api;
 use crate::envelope::Answer;
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::Params;
 use crate::read::read;
 use crate::view::{Time, parts, time};
 
@@ -18,9 +19,8 @@ use crate::view::{Time, parts, time};
 pub(crate) async fn show_status(
     State(api): State<Api>,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<StatusView>, ApiError> {
-    query.finish()?;
     let id = ClusterId(id);
     let found = read(&api.db, async |conn| {
         let Some(cluster) = cluster::get(conn, id).await? else { return Ok(None) };
@@ -33,7 +33,7 @@ pub(crate) async fn show_status(
 
 /// What is shown of a cluster's status. What was learned about its certificates is not, and
 /// neither is the token.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct StatusView {
     cluster_id: i64,
     cluster_name: String,

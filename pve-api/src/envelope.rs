@@ -5,14 +5,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use schema::page::{Listed, Listing};
+use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::json;
+
+use crate::openapi::{Operation, Output};
 
 /// `{"code":200,"message":"success","data":…}`
 #[derive(Debug)]
 pub(crate) struct Answer<T>(pub T);
 
 /// One page of a list, and how many there are in all.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
 pub(crate) struct List<T> {
     pub total: i64,
     pub list: Vec<T>,
@@ -27,6 +32,21 @@ impl<V> List<V> {
 impl<T: Serialize> IntoResponse for Answer<T> {
     fn into_response(self) -> Response {
         Json(Envelope { code: 200, message: "success", data: self.0 }).into_response()
+    }
+}
+
+impl<T: JsonSchema> Output for Answer<T> {
+    fn describe(operation: &mut Operation) {
+        let data = operation.schema_of_output::<T>();
+        operation.answers(&json!({
+            "type": "object",
+            "properties": {
+                "code": {"type": "integer", "const": 200},
+                "message": {"type": "string", "const": "success"},
+                "data": data,
+            },
+            "required": ["code", "message", "data"],
+        }));
     }
 }
 

@@ -28,6 +28,7 @@ mod linger;
 pub mod logging;
 mod metrics;
 mod nodes;
+mod openapi;
 mod path;
 mod query;
 mod range;
@@ -143,6 +144,10 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz).with_state(db))
         .route("/metrics", get(metrics::scrape).with_state(metrics.clone()))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/docs", get(openapi::page))
+        .route("/docs/docs.js", get(openapi::script))
+        .route("/docs/docs.css", get(openapi::style))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(middleware::from_fn_with_state(metrics, metrics::observe))
@@ -152,13 +157,13 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
 /// Everything below `/api/v1`.
 fn v1() -> routes::Routes {
     let routes = routes::Routes::new()
-        .get(Scope::Read, "/clusters/{id}/status", clusters::show_status)
-        .get(Scope::Read, "/nodes", nodes::list)
-        .get(Scope::Read, "/nodes/{id}", nodes::show)
-        .get(Scope::Read, "/storages", storages::list)
-        .get(Scope::Read, "/storages/{id}", storages::show)
-        .get(Scope::Read, "/vms", vms::list)
-        .get(Scope::Read, "/vms/{id}", vms::show)
-        .get(Scope::Read, "/vms/{id}/ips", vms::list_addresses);
+        .get(Scope::Read, "/clusters/{id}/status", "Show cluster status", clusters::show_status)
+        .get(Scope::Read, "/nodes", "List nodes", nodes::list)
+        .get(Scope::Read, "/nodes/{id}", "Show node", nodes::show)
+        .get(Scope::Read, "/storages", "List storages", storages::list)
+        .get(Scope::Read, "/storages/{id}", "Show storage", storages::show)
+        .get(Scope::Read, "/vms", "List VMs", vms::list)
+        .get(Scope::Read, "/vms/{id}", "Show VM", vms::show)
+        .get(Scope::Read, "/vms/{id}/ips", "List VM addresses", vms::list_addresses);
     templates::routes(routes)
 }

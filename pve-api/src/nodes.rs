@@ -2,15 +2,16 @@
 
 use axum::extract::State;
 use schema::node::{self, NodeFilter, NodeRow, NodeStatus};
-use schema::page::Listed;
+use schema::page::{Listed, Page};
 use schema::{ClusterId, NodeId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::{FromQuery, Params, Query};
 use crate::read::read;
 use crate::view::{Moment, Time, time};
 
@@ -18,26 +19,28 @@ use crate::view::{Moment, Time, time};
 /// their cluster only with `status=removed`.
 pub(crate) async fn list(
     State(api): State<Api>,
-    mut query: Query,
+    Params((page, filter)): Params<(Page, NodeFilter)>,
 ) -> Result<Answer<List<NodeView>>, ApiError> {
-    let page = query.page()?;
-    let cluster_id = query.number("cluster_id")?.map(ClusterId);
-    let cluster_name = query.text("cluster_name")?;
-    let node_id = query.number("node_id")?.map(NodeId);
-    let node_name = query.text("node_name")?;
-    let name = query.text("name")?;
-    let status = query.one_of("status", &STATUSES)?;
-    query.finish()?;
-    if node_name.is_some() && name.is_some() {
-        let message = "name and node_name are the same here; give one of them";
-        return Err(ApiError::invalid("name", message));
-    }
-    let node_name = node_name.or(name);
-    let filter = NodeFilter { cluster_id, cluster_name, node_id, node_name, status };
-
     let nodes = read(&api.db, async |conn| node::list(conn, &filter, page).await).await?;
     let now = Moment::now(&api.settings);
     Ok(Answer(List::of(nodes, |node| NodeView::new(node, now))))
+}
+
+impl FromQuery for NodeFilter {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        let cluster_id = query.number("cluster_id")?.map(ClusterId);
+        let cluster_name = query.text("cluster_name")?;
+        let node_id = query.number("node_id")?.map(NodeId);
+        let node_name = query.text("node_name")?;
+        let name = query.text("name")?;
+        let status = query.one_of("status", &STATUSES)?;
+        if node_name.is_some() && name.is_some() {
+            let message = "name and node_name are the same here; give one of them";
+            return Err(ApiError::invalid("name", message));
+        }
+        let node_name = node_name.or(name);
+        Ok(Self { cluster_id, cluster_name, node_id, node_name, status })
+    }
 }
 
 const STATUSES: [(&str, NodeStatus); 4] = [
@@ -51,16 +54,15 @@ const STATUSES: [(&str, NodeStatus); 4] = [
 pub(crate) async fn show(
     State(api): State<Api>,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<NodeView>, ApiError> {
-    query.finish()?;
     let node = read(&api.db, async |conn| node::get(conn, NodeId(id)).await).await?;
     let node = node.ok_or_else(|| ApiError::not_found(format!("node with id {id}")))?;
     Ok(Answer(NodeView::new(node, Moment::now(&api.settings))))
 }
 
 /// What is shown of a node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct NodeView {
     id: i64,
     cluster_id: i64,

@@ -5,7 +5,9 @@ use axum::{
     http::request::Parts,
 };
 
-use crate::{error::ApiError, query::positive};
+use crate::error::ApiError;
+use crate::openapi::{Input, Operation};
+use crate::query::positive;
 
 /// A row's id.
 #[derive(Clone, Copy, Debug)]
@@ -20,5 +22,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
             .await
             .map_err(|_| ApiError::invalid("id", "id is not UTF-8 once it is percent-decoded"))?;
         positive("id", &text).map(Self)
+    }
+}
+
+impl Input for Id {
+    fn describe(operation: &mut Operation) {
+        operation.path_parameter(
+            "id",
+            &serde_json::json!({"type": "integer", "format": "int64", "minimum": 1}),
+        );
+        operation.refuses(404);
     }
 }

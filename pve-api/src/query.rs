@@ -6,25 +6,88 @@ use std::{convert::Infallible, fmt::Display};
 use axum::{extract::FromRequestParts, http::request::Parts};
 use percent_encoding::percent_decode_str;
 use schema::page::Page;
+use serde_json::{Value, json};
 
 use crate::error::{ApiError, printable};
+use crate::openapi::{Input, Operation};
+
+/// What a route reads from its query string.
+pub(crate) trait FromQuery: Sized + Send {
+    /// Takes out what it knows. It is also how the description of a route learns which parameters
+    /// there are; so it asks for each, whatever the others are, and an empty query is fine.
+    fn from_query(query: &mut Query) -> Result<Self, ApiError>;
+}
+
+/// The parameters of a request; what no [`FromQuery`] asked for is refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Params<Q>(pub Q);
+
+impl<S: Send + Sync, Q: FromQuery> FromRequestParts<S> for Params<Q> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Ok(mut query) = Query::from_request_parts(parts, state).await;
+        let asked = Q::from_query(&mut query)?;
+        query.finish()?;
+        Ok(Self(asked))
+    }
+}
+
+impl<Q: FromQuery> Input for Params<Q> {
+    fn describe(operation: &mut Operation) {
+        let mut query = Query { asked: Some(Vec::new()), ..Query::default() };
+        let outcome = Q::from_query(&mut query);
+        debug_assert!(outcome.is_ok(), "an empty query is fine: {:?}", outcome.err());
+        for (name, schema) in query.asked.into_iter().flatten() {
+            operation.query_parameter(name, &schema);
+        }
+    }
+}
+
+/// No parameters.
+impl FromQuery for () {
+    fn from_query(_: &mut Query) -> Result<Self, ApiError> {
+        Ok(())
+    }
+}
+
+impl FromQuery for Page {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        query.page()
+    }
+}
+
+impl<A: FromQuery, B: FromQuery> FromQuery for (A, B) {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok((A::from_query(query)?, B::from_query(query)?))
+    }
+}
 
 /// The parameters of one request. Each is taken out by its name and type; [`Query::finish`]
 /// then refuses what is left.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Query {
     raw: String,
     taken: Vec<&'static str>,
+    /// For a description: what was asked for, with its schema.
+    asked: Option<Vec<(&'static str, Value)>>,
 }
 
 impl Query {
     /// A number that a row's id, or a VMID, can be.
     pub(crate) fn number(&mut self, name: &'static str) -> Result<Option<i64>, ApiError> {
+        self.describe(name, || json!({"type": "integer", "format": "int64", "minimum": 1}));
         self.take(name)?.map(|text| positive(name, &text)).transpose()
     }
 
     /// A name or word as it is in a row, of at most [`LONGEST`] characters.
     pub(crate) fn text(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        self.describe(name, || {
+            json!({
+                "type": "string", "minLength": 1, "maxLength": LONGEST,
+                "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+            })
+        });
         let Some(text) = self.take(name)? else { return Ok(None) };
         if text.chars().any(char::is_control) {
             let message = format!("{name} holds a control character, which no name has");
@@ -43,7 +106,9 @@ impl Query {
     }
 
     pub(crate) fn flag(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
-        self.one_of(name, &[("true", true), ("false", false), ("1", true), ("0", false)])
+        const WORDS: [(&str, bool); 4] =
+            [("true", true), ("false", false), ("1", true), ("0", false)];
+        self.one_of(name, &WORDS)
     }
 
     /// One of a few words.
@@ -52,6 +117,10 @@ impl Query {
         name: &'static str,
         words: &[(&str, T)],
     ) -> Result<Option<T>, ApiError> {
+        self.describe(name, || {
+            let words: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            json!({"type": "string", "enum": words})
+        });
         let Some(text) = self.take(name)? else { return Ok(None) };
         match words.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => Ok(Some(*value)),
@@ -62,6 +131,9 @@ impl Query {
     /// `page` and `page_size`.
     pub(crate) fn page(&mut self) -> Result<Page, ApiError> {
         let mut page = Page::default();
+        let number = |most: u32, default: u32| json!({"type": "integer", "minimum": 1, "maximum": most, "default": default});
+        self.describe("page", || number(u32::MAX, page.page));
+        self.describe("page_size", || number(LARGEST_PAGE, page.page_size));
         if let Some(text) = self.take("page")? {
             let number = text.parse().ok().filter(|number| *number > 0);
             page.page = number.ok_or_else(|| {
@@ -93,6 +165,12 @@ impl Query {
             }
         }
         Ok(())
+    }
+
+    fn describe(&mut self, name: &'static str, schema: impl FnOnce() -> Value) {
+        if let Some(asked) = &mut self.asked {
+            asked.push((name, schema()));
+        }
     }
 
     fn take(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
@@ -133,7 +211,7 @@ impl<S: Sync> FromRequestParts<S> for Query {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self { raw: parts.uri.query().unwrap_or_default().to_owned(), taken: Vec::new() })
+        Ok(Self { raw: parts.uri.query().unwrap_or_default().to_owned(), ..Self::default() })
     }
 }
 
@@ -169,7 +247,7 @@ mod tests {
     use super::*;
 
     fn query(raw: &str) -> Query {
-        Query { raw: raw.to_owned(), taken: Vec::new() }
+        Query { raw: raw.to_owned(), ..Query::default() }
     }
 
     fn field(error: &ApiError) -> &str {

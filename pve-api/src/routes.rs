@@ -1,4 +1,5 @@
-//! Routes and what one may do with which token: a route can not be made without its scope.
+//! Routes, what one may do with which token, and what they say of themselves: a route can not be made
+//! without its scope and its description.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,16 +7,17 @@ use std::sync::Arc;
 use axum::Router;
 use axum::handler::Handler;
 use axum::http::Method;
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodFilter, on};
 use schema::token::Scope;
 
 use crate::Api;
+use crate::openapi::{Described, Route};
 
 /// Routes under construction.
 #[derive(Debug)]
 pub(crate) struct Routes {
     router: Router<Api>,
-    scopes: HashMap<(String, Method), Scope>,
+    all: Vec<Route>,
 }
 
 /// The scope that each method of each route needs.
@@ -24,64 +26,88 @@ pub(crate) struct Scopes(Arc<HashMap<(String, Method), Scope>>);
 
 impl Scopes {
     pub(crate) fn of(&self, path: &str, method: &Method) -> Option<Scope> {
-        // HEAD is answered by what answers GET.
-        let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.0.get(&(path.to_owned(), method.clone())).copied()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, &Method, Scope)> {
-        self.0.iter().map(|((path, method), scope)| (path.as_str(), method, *scope))
+        if let Some(scope) = self.0.get(&(path.to_owned(), method.clone())) {
+            return Some(*scope);
+        }
+        // HEAD is answered by what answers GET, unless it has a route of its own.
+        let get = (*method == Method::HEAD).then(|| (path.to_owned(), Method::GET))?;
+        self.0.get(&get).copied()
     }
 }
 
 /// Where routes are nested.
 pub(crate) const BASE: &str = "/api/v1";
 
+/// Each takes what a token needs, the path, and what the route does, in the imperative: in snake
+/// case that is the operation's id.
+macro_rules! methods {
+    ($($name:ident = $method:ident;)*) => {$(
+        #[allow(dead_code, reason = "routes that need it come next")]
+        pub(crate) fn $name<H, T, A>(
+            self,
+            scope: Scope,
+            path: &'static str,
+            says: &'static str,
+            handler: H,
+        ) -> Self
+        where
+            H: Handler<T, Api> + Described<A>,
+            T: 'static,
+        {
+            self.add(Some(scope), &Method::$method, path, says, handler)
+        }
+    )*};
+}
+
 impl Routes {
     pub(crate) fn new() -> Self {
-        Self { router: Router::new(), scopes: HashMap::new() }
+        Self { router: Router::new(), all: Vec::new() }
     }
 
-    pub(crate) fn get<H, T>(mut self, scope: Scope, path: &'static str, handler: H) -> Self
+    methods! {
+        get = GET;
+        post = POST;
+        put = PUT;
+        patch = PATCH;
+        delete = DELETE;
+    }
+
+    fn add<H, T, A>(
+        mut self,
+        scope: Option<Scope>,
+        method: &'static Method,
+        path: &'static str,
+        says: &'static str,
+        handler: H,
+    ) -> Self
     where
-        H: Handler<T, Api>,
+        H: Handler<T, Api> + Described<A>,
         T: 'static,
     {
-        self.router = self.router.route(path, get(handler));
-        self.needs(scope, path, Method::GET)
-    }
-
-    pub(crate) fn post<H, T>(mut self, scope: Scope, path: &'static str, handler: H) -> Self
-    where
-        H: Handler<T, Api>,
-        T: 'static,
-    {
-        self.router = self.router.route(path, post(handler));
-        self.needs(scope, path, Method::POST)
-    }
-
-    pub(crate) fn delete<H, T>(mut self, scope: Scope, path: &'static str, handler: H) -> Self
-    where
-        H: Handler<T, Api>,
-        T: 'static,
-    {
-        self.router = self.router.route(path, delete(handler));
-        self.needs(scope, path, Method::DELETE)
-    }
-
-    fn needs(mut self, scope: Scope, path: &str, method: Method) -> Self {
-        self.scopes.insert((format!("{BASE}{path}"), method), scope);
+        let filter = MethodFilter::try_from(method.clone()).expect("all of ours are known to axum");
+        self.router = self.router.route(path, on(filter, handler));
+        self.all.push(Route { path, method, scope, says, describe: H::describe });
         self
     }
 
+    /// What each says of itself.
+    pub(crate) fn described(&self) -> &[Route] {
+        &self.all
+    }
+
     pub(crate) fn finish(self) -> (Router<Api>, Scopes) {
-        (self.router, Scopes(Arc::new(self.scopes)))
+        let scoped = self.all.iter().filter_map(|route| {
+            let scope = route.scope?;
+            Some(((format!("{BASE}{}", route.path), route.method.clone()), scope))
+        });
+        (self.router, Scopes(Arc::new(scoped.collect())))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use axum::body::Body;
     use axum::http::{Request, StatusCode};
     use schema::testing::TestDatabase;
@@ -91,15 +117,22 @@ mod tests {
     use super::*;
     use crate::{Settings, router_with, v1};
 
+    /// Every method of every path of ours, and every token: 401 without one, 403 below the scope
+    /// of the route, and something else from there on. A path and method without a route is a 404
+    /// or a 405 whoever asks, so nothing is served that is not in the table.
     // C03
     #[tokio::test]
-    async fn no_route_is_answered_without_a_token_and_none_that_changes_with_a_reader() {
+    async fn every_route_answers_each_scope_as_the_table_says() {
         let database = TestDatabase::sqlite("routes").await;
         let router = router_with(database.db.clone(), Settings::default());
-        let new = NewToken { name: "r", scope: Scope::Read, expires_at: None, creator: None };
-        let reader = token::create(&mut database.db.conn().await.unwrap(), &new).await.unwrap();
+        let mut tokens = Vec::new();
+        for scope in Scope::ALL.iter().copied() {
+            let new = NewToken { name: scope.as_str(), scope, expires_at: None, creator: None };
+            let mut conn = database.db.conn().await.unwrap();
+            tokens.push((scope, token::create(&mut conn, &new).await.unwrap()));
+        }
         let ask = async |method: &Method, path: &str, token: Option<&str>| {
-            let path = path.replace("{id}", "1");
+            let path = format!("{BASE}{}", path.replace("{id}", "1"));
             let mut request = Request::builder().method(method).uri(path);
             if let Some(token) = token {
                 request = request.header("authorization", format!("Bearer {token}"));
@@ -107,15 +140,42 @@ mod tests {
             let request = request.body(Body::empty()).unwrap();
             router.clone().oneshot(request).await.unwrap().status()
         };
-        let (_, scopes) = v1().finish();
-        assert!(scopes.all().count() > 20);
+        let all = v1();
+        let table = all.described();
+        assert!(table.len() > 20);
+        let paths: BTreeSet<_> = table.iter().map(|route| route.path).collect();
+        let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
-        for (path, method, scope) in scopes.all() {
-            let nobody = ask(method, path, None).await;
-            assert_eq!(nobody, StatusCode::UNAUTHORIZED, "{method} {path}");
-            assert_eq!(scope > Scope::Read, *method != Method::GET, "{method} {path}");
-            let as_reader = ask(method, path, Some(reader.expose())).await;
-            assert_eq!(as_reader == StatusCode::FORBIDDEN, scope > Scope::Read, "{method} {path}");
+        for path in paths {
+            for method in &methods {
+                let route = table.iter().find(|it| it.path == path && it.method == method);
+                let Some(route) = route else {
+                    let status = ask(method, path, None).await;
+                    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                    continue;
+                };
+                let Some(needed) = route.scope else { continue };
+                assert_eq!(needed > Scope::Read, *method != Method::GET || ADMINS.contains(&path));
+                let nobody = ask(method, path, None).await;
+                assert_eq!(nobody, StatusCode::UNAUTHORIZED, "{method} {path}");
+                for (scope, token) in &tokens {
+                    let status = ask(method, path, Some(token.expose())).await;
+                    let refused = status == StatusCode::FORBIDDEN;
+                    assert_eq!(refused, *scope < needed, "{method} {path} as {scope}: {status}");
+                    assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path} as {scope}");
+                }
+            }
         }
+    }
+
+    /// What is read by administrators alone.
+    const ADMINS: [&str; 0] = [];
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let routes = v1();
+        let names: BTreeSet<_> =
+            routes.described().iter().map(crate::openapi::Route::operation_id).collect();
+        assert_eq!(names.len(), routes.described().len(), "{names:?}");
     }
 }

@@ -1,49 +1,51 @@
 //! `/storages`: storages as each node sees them, one row per node and storage.
 
 use axum::extract::State;
-use schema::page::Listed;
+use schema::page::{Listed, Page};
 use schema::storage::{self, StorageFilter, StorageRow};
 use schema::{ClusterId, NodeId, StorageId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::{FromQuery, Params, Query};
 use crate::read::read;
 use crate::view::{Moment, Time, parts, time};
 
 /// `GET /storages`: one page of the storages that pass every filter, newest id first.
 pub(crate) async fn list(
     State(api): State<Api>,
-    mut query: Query,
+    Params((page, filter)): Params<(Page, StorageFilter)>,
 ) -> Result<Answer<List<StorageView>>, ApiError> {
-    let page = query.page()?;
-    let filter = StorageFilter {
-        cluster_id: query.number("cluster_id")?.map(ClusterId),
-        cluster_name: query.text("cluster_name")?,
-        node_id: query.number("node_id")?.map(NodeId),
-        node_name: query.text("node_name")?,
-        name: query.text("name")?,
-        kind: query.text("type")?,
-        active: query.one_of("status", &[(ACTIVE, true), (INACTIVE, false)])?,
-        shared: query.flag("shared")?,
-    };
-    query.finish()?;
-
     let storages = read(&api.db, async |conn| storage::list(conn, &filter, page).await).await?;
     let now = Moment::now(&api.settings);
     Ok(Answer(List::of(storages, |storage| StorageView::new(storage, now))))
+}
+
+impl FromQuery for StorageFilter {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self {
+            cluster_id: query.number("cluster_id")?.map(ClusterId),
+            cluster_name: query.text("cluster_name")?,
+            node_id: query.number("node_id")?.map(NodeId),
+            node_name: query.text("node_name")?,
+            name: query.text("name")?,
+            kind: query.text("type")?,
+            active: query.one_of("status", &[(ACTIVE, true), (INACTIVE, false)])?,
+            shared: query.flag("shared")?,
+        })
+    }
 }
 
 /// `GET /storages/{id}`
 pub(crate) async fn show(
     State(api): State<Api>,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<StorageView>, ApiError> {
-    query.finish()?;
     let storage = read(&api.db, async |conn| storage::get(conn, StorageId(id)).await).await?;
     let storage = storage.ok_or_else(|| ApiError::not_found(format!("storage with id {id}")))?;
     Ok(Answer(StorageView::new(storage, Moment::now(&api.settings))))
@@ -53,7 +55,7 @@ const ACTIVE: &str = "active";
 const INACTIVE: &str = "inactive";
 
 /// What is shown of a storage.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a column")]
 pub(crate) struct StorageView {
     id: i64,

@@ -2,6 +2,7 @@
 
 use chrono::SecondsFormat;
 use schema::Timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use crate::Settings;
@@ -17,8 +18,27 @@ impl Serialize for Time {
     }
 }
 
+impl JsonSchema for Time {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": "date-time"})
+    }
+}
+
 pub(crate) fn time(at: Option<Timestamp>) -> Option<Time> {
     at.map(Time)
+}
+
+/// Every word of an enum, for the description of a field that holds one.
+pub(crate) fn words<T: Copy>(all: &[T], word: fn(T) -> &'static str) -> Vec<&'static str> {
+    all.iter().map(|it| word(*it)).collect()
 }
 
 /// The moment of an answer, against which rows are held.

@@ -3,51 +3,53 @@
 use axum::extract::State;
 use schema::guest::{self, GuestFilter, GuestKind, GuestRow};
 use schema::ip_address::{self, AddressRow};
-use schema::page::Listed;
+use schema::page::{Listed, Page};
 use schema::{ClusterId, GuestId, NodeId};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::{FromQuery, Params, Query};
 use crate::read::read;
 use crate::view::{Moment, Time, parts, time};
 
 /// `GET /vms`: one page of the guests that pass every filter, newest id first.
 pub(crate) async fn list(
     State(api): State<Api>,
-    mut query: Query,
+    Params((page, filter)): Params<(Page, GuestFilter)>,
 ) -> Result<Answer<List<GuestView>>, ApiError> {
-    let page = query.page()?;
-    let filter = GuestFilter {
-        cluster_id: query.number("cluster_id")?.map(ClusterId),
-        cluster_name: query.text("cluster_name")?,
-        node_id: query.number("node_id")?.map(NodeId),
-        node_name: query.text("node_name")?,
-        status: query.text("status")?,
-        name: query.text("name")?,
-        vmid: query.number("vmid")?,
-        tag: query.text("tag")?,
-        pool: query.text("pool")?,
-        is_template: query.flag("is_template")?,
-        kind: query.one_of("kind", &[("qemu", GuestKind::Qemu), ("lxc", GuestKind::Lxc)])?,
-    };
-    query.finish()?;
-
     let guests = read(&api.db, async |conn| guest::list(conn, &filter, page).await).await?;
     let now = Moment::now(&api.settings);
     Ok(Answer(List::of(guests, |guest| GuestView::new(guest, now))))
+}
+
+impl FromQuery for GuestFilter {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self {
+            cluster_id: query.number("cluster_id")?.map(ClusterId),
+            cluster_name: query.text("cluster_name")?,
+            node_id: query.number("node_id")?.map(NodeId),
+            node_name: query.text("node_name")?,
+            status: query.text("status")?,
+            name: query.text("name")?,
+            vmid: query.number("vmid")?,
+            tag: query.text("tag")?,
+            pool: query.text("pool")?,
+            is_template: query.flag("is_template")?,
+            kind: query.one_of("kind", &[("qemu", GuestKind::Qemu), ("lxc", GuestKind::Lxc)])?,
+        })
+    }
 }
 
 /// `GET /vms/{id}`
 pub(crate) async fn show(
     State(api): State<Api>,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<GuestView>, ApiError> {
-    query.finish()?;
     let guest = read(&api.db, async |conn| guest::get(conn, GuestId(id)).await).await?;
     let guest = guest.ok_or_else(|| no_such_guest(id))?;
     Ok(Answer(GuestView::new(guest, Moment::now(&api.settings))))
@@ -57,11 +59,8 @@ pub(crate) async fn show(
 pub(crate) async fn list_addresses(
     State(api): State<Api>,
     Id(id): Id,
-    mut query: Query,
+    Params(page): Params<Page>,
 ) -> Result<Answer<List<AddressView>>, ApiError> {
-    let page = query.page()?;
-    query.finish()?;
-
     let addresses = read(&api.db, async |conn| {
         if guest::get(conn, GuestId(id)).await?.is_none() {
             return Ok(None);
@@ -83,7 +82,7 @@ fn no_such_guest(id: i64) -> ApiError {
 }
 
 /// What is shown of a guest. Passwords are not.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct GuestView {
     id: i64,
     cluster_id: i64,
@@ -170,7 +169,7 @@ fn json(text: String) -> serde_json::Value {
 }
 
 /// What is shown of a guest's address.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AddressView {
     id: i64,
     vm_id: i64,

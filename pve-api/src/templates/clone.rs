@@ -3,6 +3,7 @@
 use axum::extract::State;
 use schema::template_clone::{self, CloneRow, NewClone};
 use schema::{CloneId, Conn, DbError, NodeId, TemplateId, template_view};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::clone_plan::{self, MOST, Wanted};
@@ -14,12 +15,12 @@ use crate::body::JsonBody;
 use crate::envelope::Answer;
 use crate::error::{ApiError, Refusal};
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::Params;
 use crate::read::{read, write};
 use crate::trail::Trail;
 
 /// What guests to make.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CloneBody {
     /// A DNS name; with `count`, its beginning.
@@ -37,7 +38,7 @@ pub(crate) struct CloneBody {
 }
 
 /// The guests that will be made.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ClonesView {
     clones: Vec<CloneView>,
 }
@@ -47,10 +48,9 @@ pub(super) async fn clone(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
     JsonBody(body): JsonBody<CloneBody>,
 ) -> Result<Answer<ClonesView>, ApiError> {
-    query.finish()?;
     let id = TemplateId(id);
     let asked = Asked::parse(&body)?;
     let trail = Trail::new(caller, "template.clone", "template", Some(id.to_string()));
@@ -70,9 +70,8 @@ pub(super) async fn clone(
 pub(super) async fn show(
     State(api): State<Api>,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<CloneView>, ApiError> {
-    query.finish()?;
     let found = async |conn: &mut Conn| template_clone::get(conn, CloneId(id)).await;
     let found = read(&api.db, found).await?;
     let row = found.ok_or_else(|| ApiError::not_found(format!("clone with id {id}")))?;

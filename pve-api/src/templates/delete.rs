@@ -4,6 +4,7 @@ use axum::extract::State;
 use schema::instance::{self, InstanceRow, InstanceStatus};
 use schema::template::{Desired, TemplateRow, TemplateStatus};
 use schema::{Conn, TemplateId, template_view, template_wish};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::no_such_template;
@@ -12,9 +13,16 @@ use crate::auth::Caller;
 use crate::envelope::Answer;
 use crate::error::{ApiError, Refusal};
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::{FromQuery, Params, Query};
 use crate::read::write;
 use crate::trail::Trail;
+
+impl FromQuery for Mode {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        let cascade = query.flag("cascade")?.unwrap_or_default();
+        Ok(if cascade { Self::Cascade } else { Self::Soft })
+    }
+}
 
 /// `DELETE /templates/{id}`: rows only; with `cascade=true` the guests on all nodes too, and then
 /// the template reads as `deleting` until PVE has confirmed each.
@@ -22,16 +30,12 @@ pub(super) async fn delete(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    mut query: Query,
+    Params(mode): Params<Mode>,
 ) -> Result<Answer<DeletedView>, ApiError> {
-    let cascade = query.flag("cascade")?.unwrap_or_default();
-    query.finish()?;
-
     let id = TemplateId(id);
-    let (action, mode) = if cascade {
-        ("template.delete_cascade", Mode::Cascade)
-    } else {
-        ("template.delete", Mode::Soft)
+    let action = match mode {
+        Mode::Cascade => "template.delete_cascade",
+        Mode::Soft => "template.delete",
     };
     let trail = Trail::new(caller, action, "template", Some(id.to_string()));
     let outcome = write(&api.db, async |conn: &mut Conn| {
@@ -64,7 +68,7 @@ pub(super) async fn delete(
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Mode {
+pub(super) enum Mode {
     Soft,
     Cascade,
 }
@@ -113,7 +117,7 @@ fn plan(mode: Mode, template: &TemplateRow, instances: &[InstanceRow]) -> Result
 }
 
 /// What a template reads as from now on.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct DeletedView {
     template_id: i64,
     status: &'static str,

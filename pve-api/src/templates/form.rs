@@ -47,7 +47,7 @@ pub(super) struct Wanted {
 pub(super) const FILE: &str = "file";
 
 /// Those that must come are first.
-const FIELDS: [&str; 13] = [
+pub(super) const FIELDS: [&str; 13] = [
     "template_name",
     "cluster_id",
     "storage_id",
@@ -62,10 +62,10 @@ const FIELDS: [&str; 13] = [
     "memory_mb",
     "bridge",
 ];
-const NEEDED: usize = 4;
+pub(super) const NEEDED: usize = 4;
 
 /// PVE's words for what runs in a guest (qemu-server: src/PVE/QemuServer.pm, `ostype`).
-const OS_TYPES: [&str; 13] = [
+pub(super) const OS_TYPES: [&str; 13] = [
     "other", "wxp", "w2k", "w2k3", "w2k8", "wvista", "win7", "win8", "win10", "win11", "l24",
     "l26", "solaris",
 ];

@@ -10,6 +10,7 @@ mod clone;
 mod clone_plan;
 mod delete;
 mod form;
+mod form_request;
 mod intake;
 mod placement;
 mod primary;
@@ -21,6 +22,7 @@ mod views;
 mod world;
 
 use axum::extract::State;
+use schema::page::Page;
 use schema::template::TemplateStatus;
 use schema::template_view::{self, TemplateFilter};
 use schema::token::Scope;
@@ -32,7 +34,7 @@ use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::{FromQuery, Params, Query};
 use crate::read::read;
 use crate::routes::Routes;
 use views::{DetailView, InstanceView, InstancesView, ListedView};
@@ -41,51 +43,59 @@ use views::{DetailView, InstanceView, InstancesView, ListedView};
 pub(crate) fn routes(routes: Routes) -> Routes {
     use Scope::{Read, Write};
     routes
-        .get(Read, "/templates", list)
-        .post(Write, "/templates/upload", upload::upload)
-        .get(Read, "/templates/sync-tasks", tasks::list)
-        .get(Read, "/templates/sync-tasks/{id}", tasks::show)
-        .delete(Write, "/templates/sync-tasks/{id}", tasks::delete)
-        .post(Write, "/templates/sync-tasks/{id}/retry", tasks::retry)
-        .post(Write, "/templates/sync-tasks/{id}/cancel", tasks::cancel)
-        .get(Read, "/templates/clones/{id}", clone::show)
-        .delete(Write, "/templates/{id}", delete::delete)
-        .get(Read, "/templates/{id}/detail", detail)
-        .get(Read, "/templates/{id}/instances", instances)
-        .post(Write, "/templates/{id}/sync", sync::sync)
-        .post(Write, "/templates/{id}/retry", primary::retry)
-        .post(Write, "/templates/{id}/cancel", primary::cancel)
-        .post(Write, "/templates/{id}/clone", clone::clone)
+        .get(Read, "/templates", "List templates", list)
+        .post(Write, "/templates/upload", "Upload template", upload::upload)
+        .get(Read, "/templates/sync-tasks", "List sync tasks", tasks::list)
+        .get(Read, "/templates/sync-tasks/{id}", "Show sync task", tasks::show)
+        .delete(Write, "/templates/sync-tasks/{id}", "Delete sync task", tasks::delete)
+        .post(Write, "/templates/sync-tasks/{id}/retry", "Retry sync task", tasks::retry)
+        .post(Write, "/templates/sync-tasks/{id}/cancel", "Cancel sync task", tasks::cancel)
+        .get(Read, "/templates/clones/{id}", "Show clone", clone::show)
+        .delete(Write, "/templates/{id}", "Delete template", delete::delete)
+        .get(Read, "/templates/{id}/detail", "Show template", detail)
+        .get(Read, "/templates/{id}/instances", "List template instances", instances)
+        .post(Write, "/templates/{id}/sync", "Sync template", sync::sync)
+        .post(Write, "/templates/{id}/retry", "Retry import", primary::retry)
+        .post(Write, "/templates/{id}/cancel", "Cancel import", primary::cancel)
+        .post(Write, "/templates/{id}/clone", "Clone template", clone::clone)
 }
 
 /// `GET /templates`: one page of the templates that pass every filter, newest id first; deleted
 /// ones only with `status=deleted`.
 async fn list(
     State(api): State<Api>,
-    mut query: Query,
+    Params((page, filter)): Params<(Page, TemplateFilter)>,
 ) -> Result<Answer<List<ListedView>>, ApiError> {
-    let page = query.page()?;
-    let filter = TemplateFilter {
-        cluster_id: query.number("cluster_id")?.map(ClusterId),
-        template_name: query.text("template_name")?,
-        status: query.one_of("status", &words(TemplateStatus::ALL, TemplateStatus::as_str))?,
-    };
-    query.finish()?;
-
     let list = async |conn: &mut Conn| template_view::list_templates(conn, &filter, page).await;
     let (total, list) = read(&api.db, list).await?;
     Ok(Answer(List { total, list: list.into_iter().map(ListedView::new).collect() }))
+}
+
+impl FromQuery for TemplateFilter {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self {
+            cluster_id: query.number("cluster_id")?.map(ClusterId),
+            template_name: query.text("template_name")?,
+            status: query.one_of("status", &words(TemplateStatus::ALL, TemplateStatus::as_str))?,
+        })
+    }
+}
+
+/// Whether a template is shown with its instances.
+struct WithInstances(bool);
+
+impl FromQuery for WithInstances {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self(query.flag("include_instances")?.unwrap_or_default()))
+    }
 }
 
 /// `GET /templates/{id}/detail`
 async fn detail(
     State(api): State<Api>,
     Id(id): Id,
-    mut query: Query,
+    Params(WithInstances(with_instances)): Params<WithInstances>,
 ) -> Result<Answer<DetailView>, ApiError> {
-    let with_instances = query.flag("include_instances")?.unwrap_or_default();
-    query.finish()?;
-
     let id = TemplateId(id);
     let found = read(&api.db, async |conn: &mut Conn| {
         let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };
@@ -101,10 +111,8 @@ async fn detail(
 async fn instances(
     State(api): State<Api>,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<InstancesView>, ApiError> {
-    query.finish()?;
-
     let id = TemplateId(id);
     let found = read(&api.db, async |conn: &mut Conn| {
         let Some(view) = template_view::template(conn, id).await? else { return Ok(None) };

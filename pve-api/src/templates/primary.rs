@@ -5,6 +5,7 @@ use schema::instance::{self, Desired};
 use schema::template_view;
 use schema::upload::UploadStatus;
 use schema::{Conn, TemplateId, template_wish, upload};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::no_such_template;
@@ -13,18 +14,19 @@ use crate::auth::Caller;
 use crate::envelope::Answer;
 use crate::error::{ApiError, Refusal};
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::Params;
 use crate::read::write;
 use crate::trail::Trail;
+use crate::view::words;
 
 /// `POST /templates/{id}/retry`
 pub(super) async fn retry(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<ChangedImport>, ApiError> {
-    change(&api, caller, id, query, Change::Retry).await
+    change(&api, caller, id, Change::Retry).await
 }
 
 /// `POST /templates/{id}/cancel`
@@ -32,9 +34,9 @@ pub(super) async fn cancel(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<ChangedImport>, ApiError> {
-    change(&api, caller, id, query, Change::Cancel).await
+    change(&api, caller, id, Change::Cancel).await
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,10 +85,8 @@ async fn change(
     api: &Api,
     caller: Caller,
     id: i64,
-    query: Query,
     change: Change,
 ) -> Result<Answer<ChangedImport>, ApiError> {
-    query.finish()?;
     let id = TemplateId(id);
     let action = match change {
         Change::Retry => "template.retry",
@@ -132,10 +132,11 @@ async fn change(
 }
 
 /// An import, and how it reads now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ChangedImport {
     template_id: i64,
     upload_id: i64,
+    #[schemars(extend("enum" = words(UploadStatus::ALL, UploadStatus::as_str)))]
     status: &'static str,
 }
 

@@ -5,6 +5,7 @@ use schema::instance::{Desired, InstanceRow, InstanceStatus};
 use schema::template_view::{self, TemplateView};
 use schema::upload::UploadRow;
 use schema::{Conn, DbError, NodeId, TemplateId, template_wish};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::no_such_template;
@@ -17,19 +18,19 @@ use crate::body::JsonBody;
 use crate::envelope::Answer;
 use crate::error::{ApiError, Refusal};
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::Params;
 use crate::read::write;
 use crate::trail::Trail;
 
 /// Which nodes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Targets {
     target_node_ids: Vec<i64>,
 }
 
 /// The tasks, in the order in which the nodes were named.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct SyncView {
     sync_tasks: Vec<TargetView>,
 }
@@ -42,10 +43,9 @@ pub(super) async fn sync(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
     JsonBody(targets): JsonBody<Targets>,
 ) -> Result<Answer<SyncView>, ApiError> {
-    query.finish()?;
     let ids = ids(&targets.target_node_ids)?;
     let id = TemplateId(id);
     let trail = Trail::new(caller, "template.sync", "template", Some(id.to_string()));

@@ -2,9 +2,11 @@
 
 use axum::extract::State;
 use schema::instance::{Desired, InstanceRow};
+use schema::page::Page;
 use schema::sync_task::TaskStatus;
 use schema::template_view::{self, TaskFilter};
 use schema::{ClusterId, Conn, SyncTaskId, TemplateId, template_wish};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::views::TaskView;
@@ -14,35 +16,36 @@ use crate::auth::Caller;
 use crate::envelope::{Answer, List};
 use crate::error::{ApiError, Refusal};
 use crate::path::Id;
-use crate::query::Query;
+use crate::query::{FromQuery, Params, Query};
 use crate::read::{read, write};
 use crate::trail::Trail;
 
 /// `GET /templates/sync-tasks`: one page of the tasks that pass every filter, newest id first.
 pub(super) async fn list(
     State(api): State<Api>,
-    mut query: Query,
+    Params((page, filter)): Params<(Page, TaskFilter)>,
 ) -> Result<Answer<List<TaskView>>, ApiError> {
-    let page = query.page()?;
-    let filter = TaskFilter {
-        template_id: query.number("template_id")?.map(TemplateId),
-        cluster_id: query.number("cluster_id")?.map(ClusterId),
-        status: query.one_of("status", &words(TaskStatus::ALL, TaskStatus::as_str))?,
-    };
-    query.finish()?;
-
     let list = async |conn: &mut Conn| template_view::list_tasks(conn, &filter, page).await;
     let (total, list) = read(&api.db, list).await?;
     Ok(Answer(List { total, list: list.into_iter().map(TaskView::new).collect() }))
+}
+
+impl FromQuery for TaskFilter {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self {
+            template_id: query.number("template_id")?.map(TemplateId),
+            cluster_id: query.number("cluster_id")?.map(ClusterId),
+            status: query.one_of("status", &words(TaskStatus::ALL, TaskStatus::as_str))?,
+        })
+    }
 }
 
 /// `GET /templates/sync-tasks/{task_id}`
 pub(super) async fn show(
     State(api): State<Api>,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<TaskView>, ApiError> {
-    query.finish()?;
     let id = SyncTaskId(id);
     let task = read(&api.db, async |conn: &mut Conn| template_view::task(conn, id).await).await?;
     Ok(Answer(TaskView::new(task.ok_or_else(|| no_such_task(id))?)))
@@ -53,9 +56,9 @@ pub(super) async fn retry(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<ChangedTask>, ApiError> {
-    change(&api, caller, id, query, Change::Retry).await
+    change(&api, caller, id, Change::Retry).await
 }
 
 /// `POST /templates/sync-tasks/{task_id}/cancel`
@@ -63,9 +66,9 @@ pub(super) async fn cancel(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<ChangedTask>, ApiError> {
-    change(&api, caller, id, query, Change::Cancel).await
+    change(&api, caller, id, Change::Cancel).await
 }
 
 /// `DELETE /templates/sync-tasks/{task_id}`
@@ -73,9 +76,9 @@ pub(super) async fn delete(
     State(api): State<Api>,
     caller: Caller,
     Id(id): Id,
-    query: Query,
+    Params(()): Params<()>,
 ) -> Result<Answer<ChangedTask>, ApiError> {
-    change(&api, caller, id, query, Change::Delete).await
+    change(&api, caller, id, Change::Delete).await
 }
 
 /// What is to become of a task.
@@ -143,10 +146,8 @@ async fn change(
     api: &Api,
     caller: Caller,
     id: i64,
-    query: Query,
     change: Change,
 ) -> Result<Answer<ChangedTask>, ApiError> {
-    query.finish()?;
     let id = SyncTaskId(id);
     let trail = Trail::new(caller, change.action(), "sync_task", Some(id.to_string()));
     let outcome = write(&api.db, async |conn: &mut Conn| {
@@ -180,9 +181,10 @@ async fn change(
 }
 
 /// A task, and how it reads now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ChangedTask {
     task_id: i64,
+    #[schemars(extend("enum" = crate::view::words(TaskStatus::ALL, TaskStatus::as_str)))]
     status: &'static str,
 }
 

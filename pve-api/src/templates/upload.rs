@@ -19,11 +19,13 @@ use schema::image_format::{Image, InspectError, Refused, inspect};
 use schema::images::{Finished, ImageStore, ImageWriter};
 use schema::template_wish::{self, Inserted, NewUpload, Placement, Under};
 use schema::{Conn, DbError, TemplateId, upload};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore};
 use tracing::Instrument as _;
 
 use super::form::{FILE, Form, Wanted};
+use super::form_request::FormRequest;
 use super::intake::{Ended, Intake, Taken};
 use super::version::{self, Existing};
 use super::views::{NodeView, TargetView};
@@ -67,7 +69,7 @@ const ROWS_PATIENCE: Duration = Duration::from_mins(2);
 pub(crate) async fn upload(
     State(api): State<Api>,
     caller: Caller,
-    request: Request,
+    FormRequest(request): FormRequest,
 ) -> Result<Answer<UploadView>, ApiError> {
     let tasks = api.settings.tasks.clone();
     // In a task of its own from the first byte on: a server that sees its client go drops the
@@ -374,7 +376,7 @@ async fn discard(api: &Api, uploads: &Uploads, image: &Finished) {
 }
 
 /// The answer of the guide.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct UploadView {
     template_id: i64,
     upload_id: i64,

@@ -3,28 +3,34 @@
 use schema::SyncTaskId;
 use schema::instance::InstanceStatus;
 use schema::sync_task::TaskStatus;
+use schema::template::TemplateStatus;
 use schema::template_clone::CloneRow;
+use schema::template_clone::CloneStatus;
 use schema::template_view::{self, TemplateView};
 use schema::template_wish::Place;
 use schema::upload::UploadRow;
+use schema::upload::UploadStatus;
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::view::{Time, time};
+use crate::view::{Time, time, words};
 
 /// A node of a template.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "NodeOfTemplate")]
 pub(crate) struct NodeView {
     pub node_id: i64,
     pub node_name: String,
 }
 
 /// A node that gets a copy.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct TargetView {
     /// Null for the node that imported it: that is no task.
     task_id: Option<i64>,
     target_node_id: i64,
     target_node_name: String,
+    #[schemars(extend("enum" = words(TaskStatus::ALL, TaskStatus::as_str)))]
     status: &'static str,
 }
 
@@ -66,7 +72,7 @@ impl TargetView {
 }
 
 /// `GET /templates/{id}/detail`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct DetailView {
     id: i64,
     template_name: String,
@@ -77,6 +83,7 @@ pub(crate) struct DetailView {
     /// Null unless they were asked for.
     instances: Option<Vec<InstanceView>>,
     /// `active` or `deleting`.
+    #[schemars(extend("enum" = words(TemplateStatus::ALL, TemplateStatus::as_str)))]
     status: &'static str,
     /// What holds a delete up.
     blocked_reason: Option<String>,
@@ -87,7 +94,7 @@ pub(crate) struct DetailView {
 }
 
 /// The newest version.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct UploadInfo {
     upload_id: i64,
     storage_name: String,
@@ -95,6 +102,7 @@ pub(crate) struct UploadInfo {
     file_name: String,
     /// Bytes, as is `virtual_size`.
     file_size: i64,
+    #[schemars(extend("enum" = words(UploadStatus::ALL, UploadStatus::as_str)))]
     status: &'static str,
     version: i32,
     storage_type: Option<String>,
@@ -156,7 +164,7 @@ impl DetailView {
 }
 
 /// A template on one node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct InstanceView {
     instance_id: i64,
     node_id: i64,
@@ -164,6 +172,7 @@ pub(crate) struct InstanceView {
     /// Null until one is reserved.
     vmid: Option<i64>,
     storage_name: String,
+    #[schemars(extend("enum" = words(InstanceStatus::ALL, InstanceStatus::as_str)))]
     status: &'static str,
     is_primary: bool,
     /// 0 to 100; null without a task.
@@ -200,7 +209,7 @@ impl InstanceView {
 }
 
 /// `GET /templates/{id}/instances`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct InstancesView {
     pub template_id: i64,
     pub template_name: String,
@@ -209,13 +218,14 @@ pub(crate) struct InstancesView {
 }
 
 /// One of `GET /templates`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ListedView {
     id: i64,
     template_name: String,
     cluster_id: i64,
     cluster_name: String,
     description: Option<String>,
+    #[schemars(extend("enum" = words(TemplateStatus::ALL, TemplateStatus::as_str)))]
     status: &'static str,
     blocked_reason: Option<String>,
     /// The newest version.
@@ -251,7 +261,7 @@ impl ListedView {
 }
 
 /// `GET /templates/sync-tasks/{task_id}`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct TaskView {
     task_id: i64,
     template_id: i64,
@@ -259,6 +269,7 @@ pub(crate) struct TaskView {
     source_node: Option<NodeView>,
     target_node: NodeView,
     storage_name: String,
+    #[schemars(extend("enum" = words(TaskStatus::ALL, TaskStatus::as_str)))]
     status: &'static str,
     /// 0 to 100.
     progress: i32,
@@ -309,7 +320,7 @@ impl TaskView {
 }
 
 /// `GET /templates/clones/{id}`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CloneView {
     clone_id: i64,
     template_id: i64,
@@ -325,6 +336,7 @@ pub(crate) struct CloneView {
     start: bool,
     /// Null until one is reserved.
     vmid: Option<i64>,
+    #[schemars(extend("enum" = words(CloneStatus::ALL, CloneStatus::as_str)))]
     status: &'static str,
     step: Option<String>,
     error_message: Option<String>,

@@ -1,0 +1,27 @@
+//! What the names of parameters mean, the same for every route.
+
+/// A sentence for whoever reads the description. A test sees that none is empty.
+pub(super) fn meaning(name: &str) -> &'static str {
+    match name {
+        "id" => "The row's id.",
+        "page" => "Which page, from 1.",
+        "page_size" => "How many rows a page has.",
+        "cluster_id" => "Of the cluster with this id.",
+        "cluster_name" => "Of the cluster with this name.",
+        "node_id" => "Of the node with this id.",
+        "node_name" => "Of the nodes with this name.",
+        "name" | "template_name" => "With exactly this name.",
+        "status" => "In this state.",
+        "vmid" => "With this VMID, which is unique in one cluster only.",
+        "tag" => "With this tag among its tags.",
+        "pool" => "In this resource pool of PVE.",
+        "is_template" => "Templates only, or everything else.",
+        "kind" => "Virtual machines (`qemu`) or containers (`lxc`).",
+        "type" => "Of this type of PVE storage, as in `dir` or `rbd`.",
+        "shared" => "Shared between nodes, or local.",
+        "template_id" => "Of the template with this id.",
+        "include_instances" => "Whether `instances` is filled in.",
+        "cascade" => "Whether the guests on all nodes are deleted too.",
+        _ => "",
+    }
+}
