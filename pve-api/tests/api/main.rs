@@ -13,4 +13,5 @@ mod rows;
 mod streams;
 mod sync;
 mod templates;
+mod tour;
 mod uploads;
