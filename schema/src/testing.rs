@@ -134,6 +134,20 @@ impl Drop for TestDatabase {
     }
 }
 
+/// Notes that a test uses this secret: `scripts/test` looks afterwards whether any log tells it.
+///
+/// # Panics
+///
+/// If the file that `TEST_SECRETS` names can not be written to.
+pub fn note_secret(secret: &str) {
+    use std::io::Write as _;
+    let Some(path) = std::env::var_os("TEST_SECRETS") else { return };
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    // One write, so that the lines of tests that run at once do not mix.
+    let noted = file.and_then(|mut file| file.write_all(format!("{secret}\n").as_bytes()));
+    noted.expect("TEST_SECRETS names a file that can be written to");
+}
+
 /// Column `t` of the answer to any SQL, as text.
 pub async fn texts(conn: &mut crate::Conn, sql: &str) -> Result<Vec<String>, DbError> {
     #[derive(diesel::QueryableByName)]

@@ -6,6 +6,7 @@ use std::future::Future;
 use axum::extract::State;
 use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::transform::ReplaceBoolSchemas;
 use serde_json::{Map, Value, json};
 
 use super::meaning::meaning;
@@ -69,11 +70,16 @@ pub(super) struct Schemas {
 
 impl Schemas {
     pub(super) fn new() -> Self {
+        let mut bools = ReplaceBoolSchemas::default();
+        bools.skip_additional_properties = true;
         let settings = || {
-            SchemaSettings::draft2020_12().with(|settings| {
-                settings.definitions_path = "/components/schemas".into();
-                settings.meta_schema = None;
-            })
+            SchemaSettings::draft2020_12()
+                .with(|settings| {
+                    settings.definitions_path = "/components/schemas".into();
+                    settings.meta_schema = None;
+                })
+                // Generators of clients do not know that `true` is a schema.
+                .with_transform(bools.clone())
         };
         Self {
             input: settings().for_deserialize().into_generator(),

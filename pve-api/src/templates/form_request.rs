@@ -53,7 +53,7 @@ fn schema(field: &str) -> Value {
         "cluster_id" => id("The cluster that gets the template."),
         "storage_id" => id("The storage for its disk: a row of `GET /api/v1/storages`."),
         FILE => {
-            json!({"type": "string", "contentMediaType": "application/octet-stream", "description": "A qcow2, raw, vmdk or ova file."})
+            json!({"type": "string", "format": "binary", "contentMediaType": "application/octet-stream", "description": "A qcow2, raw, vmdk or ova file."})
         }
         "description" => json!({"type": "string", "description": "For people."}),
         "auto_sync" => {

@@ -6,6 +6,7 @@ mod clones;
 mod command;
 mod faults;
 mod fixture;
+mod fuzz;
 mod images;
 mod lists;
 mod operations;

@@ -21,6 +21,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::templates::{Lab, qcow2};
+pub(crate) use steps::furnish;
 use steps::{STEPS, Step};
 
 /// What a command printed.
@@ -33,18 +34,14 @@ struct Seen {
 /// The commands, run one after the other as one reader would.
 async fn walk() -> Vec<Seen> {
     let lab = Lab::one("tour", |settings| settings.auth = pve_api::Auth::Tokens).await;
-    steps::furnish(&lab).await;
+    furnish(&lab).await;
     let new = NewToken { name: "you", scope: Scope::Admin, expires_at: None, creator: None };
     let make = async |conn: &mut Conn| token::create(conn, &new).await;
     let token = lab.api.database.db.write(make).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("debian-13.qcow2"), qcow2()).unwrap();
 
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let callers = lab.router.clone().into_make_service_with_connect_info::<SocketAddr>();
-    let mut server = JoinSet::new();
-    server.spawn(axum::serve(listener, callers).into_future());
+    let Server { address, .. } = &Server::start(&lab).await;
 
     let mut seen = Vec::new();
     for step in STEPS {
@@ -63,9 +60,26 @@ async fn walk() -> Vec<Seen> {
         let (text, status) =
             text.rsplit_once('\n').unwrap_or_else(|| panic!("{}: {said}", step.curl));
         let status = status.parse().expect("curl says a number");
-        seen.push(Seen { step, status, text: steady(text, address) });
+        seen.push(Seen { step, status, text: steady(text, *address) });
     }
     seen
+}
+
+/// The API of a lab on a port. Dropped, it ends.
+pub(crate) struct Server {
+    pub address: SocketAddr,
+    _serving: JoinSet<std::io::Result<()>>,
+}
+
+impl Server {
+    pub(crate) async fn start(lab: &Lab) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let callers = lab.router.clone().into_make_service_with_connect_info::<SocketAddr>();
+        let mut serving = JoinSet::new();
+        serving.spawn(axum::serve(listener, callers).into_future());
+        Self { address, _serving: serving }
+    }
 }
 
 /// Without what is another at each run: times, tokens, the port.

@@ -81,7 +81,7 @@ pub(super) const STEPS: &[Step] = &[
 ];
 
 /// What the mirror has beside the lab's nodes and storages.
-pub(super) async fn furnish(lab: &Lab) {
+pub(crate) async fn furnish(lab: &Lab) {
     let mut guests: Vec<_> = (100..103).map(a_guest).collect();
     for guest in &mut guests {
         guest.node_name = "pve-node1".to_owned();

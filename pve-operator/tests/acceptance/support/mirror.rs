@@ -148,6 +148,7 @@ impl Mirror {
 
     /// Puts a simulated cluster into `pve_cluster`, trusted by its first node's fingerprint.
     pub(crate) async fn follow(&self, name: &str, sim: Sim) -> Followed {
+        schema::testing::note_secret(&sim.token());
         let sql = format!(
             "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token, is_enabled, is_schedulable, env) \
              VALUES ('{name}', '{}', '{}', '{}', 1, 1, 'prod')",

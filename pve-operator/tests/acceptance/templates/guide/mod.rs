@@ -10,7 +10,7 @@
 mod shape;
 mod text;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, ffi::OsStr, path::Path, time::Duration};
 
 use pve_sim::{Config, Outcome, Storage};
 use schema::{
@@ -426,4 +426,51 @@ async fn scenario_3_many_templates() {
 
 fn only_task() -> Command {
     under(FAILURE).into_iter().next().expect("its first command shows a task")
+}
+
+/// What people would generate from the API's description does what the guide's commands do.
+/// `scripts/test` brings the generator and says where in `API_CLIENTS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_generated_python_client_does_the_three_scenarios() {
+    let tools = std::env::var("API_CLIENTS").expect(
+        "API_CLIENTS names a folder with openapi-python-client; `scripts/test -p pve-operator guide` brings it",
+    );
+    let reader = Reader::start(TestDatabase::sqlite("guide_client").await, "tokens").await;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = reader.folder.path();
+    let config = folder.join("generator.yml");
+    let plain = "package_name_override: pve_api_client\nproject_name_override: pve-api-client\npost_hooks: []\n";
+    std::fs::write(&config, plain).expect("the folder can be written to");
+    let python = |arguments: &[&OsStr]| {
+        let mut python = tokio::process::Command::new("python3");
+        python.args(arguments).current_dir(folder).kill_on_drop(true);
+        python.env("PYTHONPATH", format!("{tools}:{}", folder.join("client").display()));
+        python.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
+        python.output()
+    };
+
+    let document = here.join("../pve-api/openapi.json");
+    let generated = python(&[
+        "-m".as_ref(),
+        "openapi_python_client".as_ref(),
+        "generate".as_ref(),
+        "--path".as_ref(),
+        document.as_ref(),
+        "--output-path".as_ref(),
+        "client".as_ref(),
+        "--config".as_ref(),
+        config.as_ref(),
+        "--fail-on-warning".as_ref(),
+    ]);
+    succeeded(&generated.await.expect("there is a python3"));
+    let script = here.join("tests/acceptance/templates/guide/client.py");
+    let url = format!("http://127.0.0.1:{}", reader.port);
+    let scenarios =
+        python(&[script.as_ref(), url.as_ref(), reader.token.as_ref(), folder.as_ref()]);
+    succeeded(&scenarios.await.expect("there is a python3"));
+}
+
+fn succeeded(output: &std::process::Output) {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
 }
