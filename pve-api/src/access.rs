@@ -74,7 +74,9 @@ pub(crate) async fn tell(
     let mut response = next.run(request).await;
 
     exchange.answered(response.status());
-    if access.connections.ending().is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if access.connections.ending().is_cancelled()
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| Body::new(Told { body, exchange }))
