@@ -1,9 +1,11 @@
 //! The command line, and what it means once it is parsed.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use axum::http::HeaderValue;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use schema::token::Scope;
 
 use crate::Auth;
@@ -22,7 +24,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve the API until told to stop.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Make, list and revoke the tokens that callers show.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -133,6 +135,68 @@ pub struct ServeArgs {
     /// How long uploads and requests under way are waited for when the process is told to stop.
     #[arg(long, env = "DRAIN_TIMEOUT", default_value = "17s", value_parser = duration)]
     pub drain_timeout: Duration,
+    #[command(flatten)]
+    pub door: DoorArgs,
+}
+
+/// How callers are let in, and how often.
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Serving the API")]
+pub struct DoorArgs {
+    /// File with the certificate of the API and its chain, in PEM; it is read again when it changes.
+    /// Without it the API speaks plain HTTP.
+    #[arg(long, env = "TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// File with the private key of that certificate, in PEM.
+    #[arg(long, env = "TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// How many connections may be open. When all are, the one that has been idle longest is closed
+    /// for the next; while none is idle, whoever comes waits.
+    #[arg(long, env = "MAX_CONNECTIONS", default_value = "16384")]
+    pub max_connections: NonZeroUsize,
+    /// How many requests a second each token may make, twice as many at once; 0 is no limit.
+    #[arg(long, env = "RATE_LIMIT", default_value_t = 100)]
+    pub rate_limit: u32,
+    /// Network of proxies whose `X-Forwarded-For` or `Forwarded` is believed, as in 10.0.0.0/8; may
+    /// be given more than once.
+    #[arg(
+        long = "trusted-proxy",
+        env = "TRUSTED_PROXY",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Origin whose pages may use the API from within a browser, as in https://portal.example.net;
+    /// may be given more than once.
+    #[arg(
+        long = "cors-origin",
+        env = "CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        value_parser = origin
+    )]
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| format!("`{text}` is no network; write for example 10.0.0.0/8 or 2001:db8::1"))
+}
+
+/// What a browser sends as `Origin`: scheme, host and perhaps a port, and nothing after it.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let fits = host.is_some_and(|host| {
+        !host.is_empty()
+            && host.bytes().all(|it| it.is_ascii_alphanumeric() || b".-:[]".contains(&it))
+            && !host.bytes().any(|it| it.is_ascii_uppercase())
+    });
+    HeaderValue::from_str(text).ok().filter(|_| fits).ok_or_else(|| {
+        format!("`{text}` is no origin; write for example https://portal.example.net")
+    })
 }
 
 fn scope(text: &str) -> Result<Scope, String> {
@@ -241,6 +305,29 @@ mod tests {
         assert_eq!(bytes("1048576").unwrap().get(), 1 << 20);
         for text in ["", "0", "0GiB", "50GB", "GiB", "-1", "99999999999TiB", "1.5GiB"] {
             assert!(bytes(text).unwrap_err().contains("for example"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        for text in ["https://portal.example.net", "http://localhost:3000", "http://[::1]:8080"] {
+            assert_eq!(origin(text).unwrap(), text);
+        }
+        for text in ["*", "null", "portal.example.net", "https://", "https://a/", "https://A"] {
+            assert!(origin(text).unwrap_err().contains("https://portal"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_network_or_an_address() {
+        assert!(
+            network("10.0.0.0/8")
+                .unwrap()
+                .contains(&"10.9.9.9".parse::<std::net::IpAddr>().unwrap())
+        );
+        assert_eq!(network("2001:db8::1").unwrap().to_string(), "2001:db8::1/128");
+        for text in ["", "proxy", "10.0.0.0/33", "10.0.0"] {
+            assert!(network(text).unwrap_err().contains("10.0.0.0/8"), "{text}");
         }
     }
 

@@ -3,11 +3,11 @@
 //! A token comes as `Authorization: Bearer TOKEN`. It is looked up for every request, so one that
 //! is revoked opens nothing from then on; the database being away is a 503 and no way in.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
-use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -16,9 +16,11 @@ use schema::Conn;
 use schema::token::{self, Scope, TokenRow, Unfit};
 
 use crate::Api;
+use crate::access::Named;
 use crate::error::{ApiError, Refusal};
 use crate::linger;
 use crate::read::read;
+use crate::remote::Remote;
 use crate::request_id::RequestId;
 use crate::routes::Scopes;
 
@@ -52,7 +54,9 @@ pub(crate) async fn guard(
     let Some(needed) = path.and_then(|path| scopes.of(path, request.method())) else {
         return next.run(request).await;
     };
-    let name = match admit(&api, request.headers(), needed).await {
+    let address = request.extensions().get::<Remote>().map(|Remote(address)| *address);
+    let named = request.extensions().get::<Named>().cloned().unwrap_or_default();
+    let name = match admit(&api, request.headers(), needed, address, &named).await {
         Ok(name) => name,
         Err(denied) => {
             let (head, body) = request.into_parts();
@@ -60,24 +64,44 @@ pub(crate) async fn guard(
             return denied.into_response();
         }
     };
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let caller = Caller {
         name,
-        remote_address: address.map(|ConnectInfo(address)| address.ip().to_string()),
+        remote_address: address.map(|address| address.to_string()),
         request_id: request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()),
     };
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
-/// The name of whoever calls.
-async fn admit(api: &Api, headers: &HeaderMap, needed: Scope) -> Result<String, Denied> {
+/// The name of whoever calls. A token costs one look at the table, be it right or wrong.
+async fn admit(
+    api: &Api,
+    headers: &HeaderMap,
+    needed: Scope,
+    address: Option<IpAddr>,
+    named: &Named,
+) -> Result<String, Denied> {
     if api.settings.auth == Auth::Off {
         return Ok(ANYBODY.to_owned());
     }
     let shown = bearer(headers).ok_or(Denied::NoToken)?;
     let row = read(&api.db, async |conn: &mut Conn| token::find(conn, shown).await).await?;
-    let row = judge(row, needed, schema::now())?;
+    if let Some(row) = &row {
+        named.set(&row.name);
+    }
+    let row = judge(row, needed, schema::now());
+    let often = match &row {
+        Ok(TokenRow { id, .. }) => api.admission.right(*id).map_err(Denied::Rate),
+        Err(Denied::Unknown | Denied::Unfit { .. }) => {
+            api.admission.wrong(address).map_err(Denied::WrongTokens)
+        }
+        Err(_) => Ok(()),
+    };
+    if let Err(denied) = often {
+        api.metrics.refused(denied.reason());
+        return Err(denied);
+    }
+    let row = row?;
     note_use(api, &row);
     Ok(row.name)
 }
@@ -129,9 +153,39 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 enum Denied {
     NoToken,
     Unknown,
-    Unfit { name: String, unfit: Unfit },
-    Scope { name: String, has: Scope, needed: Scope },
+    Unfit {
+        name: String,
+        unfit: Unfit,
+    },
+    Scope {
+        name: String,
+        has: Scope,
+        needed: Scope,
+    },
+    /// The address of the caller showed too many wrong tokens; for how long it is told just that.
+    WrongTokens(Duration),
+    /// The token is shown too often; when it may be shown again.
+    Rate(Duration),
     Other(ApiError),
+}
+
+impl Denied {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Rate(_) => "rate",
+            Self::WrongTokens(_) => "wrong_tokens",
+            _ => "other",
+        }
+    }
+}
+
+/// 429, and when to come again.
+fn too_often(message: &str, reason: &'static str, wait: Duration) -> Response {
+    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, reason, message);
+    let mut response = ApiError::from(refusal).into_response();
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    response.headers_mut().insert(RETRY_AFTER, seconds.max(1).into());
+    response
 }
 
 impl From<ApiError> for Denied {
@@ -145,6 +199,16 @@ impl IntoResponse for Denied {
         use StatusCode as Code;
         let (status, reason, message, challenge) = match self {
             Self::Other(error) => return error.into_response(),
+            Self::Rate(wait) => {
+                let message = "this token is used more often than --rate-limit allows; wait as \
+                               long as the header Retry-After says";
+                return too_often(message, "rate", wait);
+            }
+            Self::WrongTokens(wait) => {
+                let message = "too many wrong tokens came from this address; wait as long as the \
+                               header Retry-After says";
+                return too_often(message, "wrong_tokens", wait);
+            }
             Self::NoToken => (
                 Code::UNAUTHORIZED,
                 "no_token",

@@ -1,12 +1,15 @@
 //! JSON that callers send, parsed strictly: a field that is passed over would do something that
 //! nobody asked for.
 
+use std::time::Duration;
+
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::error::{ApiError, Refusal, printable};
 use crate::openapi::{Input, Operation};
@@ -17,6 +20,9 @@ pub(crate) struct JsonBody<T>(pub T);
 
 /// Ids and names; never a file.
 const LONGEST: usize = 64 * 1024;
+
+/// For so little, by whatever way.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
@@ -29,7 +35,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Refusal::new(status, "content_type", message).into());
         }
-        let bytes = to_bytes(request.into_body(), LONGEST).await.map_err(|_| {
+        let whole = timeout(PATIENCE, to_bytes(request.into_body(), LONGEST)).await;
+        let whole = whole.map_err(|_| {
+            let message = format!("the body did not come within {} seconds", PATIENCE.as_secs());
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, "body", message)
+        })?;
+        let bytes = whole.map_err(|_| {
             let message =
                 format!("the body did not arrive whole, or has more than {LONGEST} bytes");
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message)
@@ -50,6 +61,7 @@ impl<T: JsonSchema> Input for JsonBody<T> {
     fn describe(operation: &mut Operation) {
         let schema = operation.schema_of_input::<T>();
         operation.body("application/json", &schema);
+        operation.refuses(408);
         operation.refuses(413);
         operation.refuses(415);
     }
@@ -58,4 +70,25 @@ impl<T: JsonSchema> Input for JsonBody<T> {
 /// serde's words repeat what the caller wrote.
 fn printable_sentence(error: &serde_json::Error) -> String {
     error.to_string().split(' ').map(printable).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::response::IntoResponse as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_a_408() {
+        let never = futures::stream::pending::<Result<&str, std::io::Error>>();
+        let request = Request::post("/")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from_stream(never))
+            .unwrap();
+
+        let error = JsonBody::<serde_json::Value>::from_request(request, &()).await.unwrap_err();
+
+        assert_eq!(error.into_response().status(), StatusCode::REQUEST_TIMEOUT);
+    }
 }

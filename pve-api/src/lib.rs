@@ -15,10 +15,17 @@
 //! `POST /api/v1/templates/upload` and go out, to nodes with an address of their own, below
 //! `/images`.
 
+mod access;
+mod admission;
 pub mod args;
 mod auth;
 mod body;
+mod buckets;
 mod clusters;
+mod connection;
+mod cors;
+mod descriptors;
+mod door;
 mod envelope;
 mod error;
 mod health;
@@ -30,25 +37,32 @@ mod metrics;
 mod nodes;
 mod openapi;
 mod path;
+mod patience;
+mod protect;
 mod query;
 mod range;
 mod read;
+mod remote;
 mod request_id;
 mod routes;
 mod server;
 mod storages;
 mod templates;
 mod throttle;
+mod tls;
 pub mod token_command;
 mod trail;
+mod validity;
 mod view;
 mod vms;
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use axum::{Router, middleware, routing::get};
+use ipnet::IpNet;
 use schema::Db;
 use schema::image_url::ImageUrlKey;
 use schema::images::ImageStore;
@@ -57,7 +71,10 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 pub use auth::Auth;
+pub use connection::Connections;
+pub use door::Door;
 pub use server::{ServeError, Server, first_token, run};
+pub use tls::TlsError;
 
 /// What can be chosen about the API. Start from the default and change what you need.
 #[derive(Clone, Debug)]
@@ -82,6 +99,16 @@ pub struct Settings {
     pub image_rate_per_cluster: Option<NonZeroU64>,
     /// What goes on without its caller: uploads whose bytes are in. Wait for it before the end.
     pub tasks: TaskTracker,
+    /// Requests a second for each token; none is no limit.
+    pub rate_limit: Option<NonZeroU32>,
+    /// Whose word on where a request comes from is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whose pages may use the API from within a browser.
+    pub cors_origins: Vec<HeaderValue>,
+    /// Whether answers go over TLS.
+    pub tls: bool,
+    /// The connections that requests come over; those of a [`Door`], if one serves this API.
+    pub connections: Connections,
 }
 
 impl Default for Settings {
@@ -96,6 +123,11 @@ impl Default for Settings {
             image_rate: None,
             image_rate_per_cluster: None,
             tasks: TaskTracker::new(),
+            rate_limit: None,
+            trusted_proxies: Vec::new(),
+            cors_origins: Vec::new(),
+            tls: false,
+            connections: Connections::default(),
         }
     }
 }
@@ -108,6 +140,7 @@ struct Api {
     metrics: metrics::Metrics,
     uploads: Option<templates::Uploads>,
     throttle: throttle::Throttle,
+    admission: admission::Admission,
     image_key: Arc<OnceCell<ImageUrlKey>>,
 }
 
@@ -121,10 +154,17 @@ pub fn router(db: Db) -> Router {
 
 /// [`router`], with settings.
 ///
-/// Serve it with the address of callers (`into_make_service_with_connect_info::<SocketAddr>`), so
-/// that the record of changes has it.
+/// Serve it through a [`Door`], so that the record of changes has the address of callers.
 pub fn router_with(db: Db, settings: Settings) -> Router {
     let metrics = metrics::Metrics::new();
+    settings.connections.register(metrics.registry());
+    let access = access::Access {
+        metrics: metrics.clone(),
+        connections: settings.connections.clone(),
+        trusted_proxies: settings.trusted_proxies.clone().into(),
+    };
+    let privacy = if settings.tls { protect::Privacy::Tls } else { protect::Privacy::Open };
+    let origins: Arc<[HeaderValue]> = settings.cors_origins.clone().into();
     let uploads = settings.images.clone().map(|store| {
         templates::Uploads::new(store, settings.max_upload_bytes, settings.max_uploads)
     });
@@ -133,24 +173,32 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
         metrics: metrics.clone(),
         uploads,
         throttle: throttle::Throttle::new(settings.image_rate, settings.image_rate_per_cluster),
+        admission: admission::Admission::new(settings.rate_limit),
         image_key: Arc::default(),
         settings,
     };
     let (v1, scopes) = v1().finish();
     let guard = middleware::from_fn_with_state((api.clone(), scopes), auth::guard);
     Router::new()
-        .nest(routes::BASE, v1.route_layer(guard).with_state(api.clone()))
+        .nest(
+            routes::BASE,
+            v1.route_layer(guard)
+                .route_layer(middleware::from_fn(patience::bound))
+                .with_state(api.clone()),
+        )
         .route("/images/{prefix}/{file}", get(images::serve).with_state(api))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz).with_state(db))
-        .route("/metrics", get(metrics::scrape).with_state(metrics.clone()))
+        .route("/metrics", get(metrics::scrape).with_state(metrics))
         .route("/openapi.json", get(openapi::serve))
         .route("/docs", get(openapi::page))
         .route("/docs/docs.js", get(openapi::script))
         .route("/docs/docs.css", get(openapi::style))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
-        .layer(middleware::from_fn_with_state(metrics, metrics::observe))
+        .layer(middleware::from_fn_with_state(origins, cors::share))
+        .layer(middleware::from_fn_with_state(privacy, protect::headers))
+        .layer(middleware::from_fn_with_state(access, access::tell))
         .layer(middleware::from_fn(request_id::carry))
 }
 

@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::args::{LogArgs, LogFormat};
@@ -32,17 +34,44 @@ pub fn start(args: &LogArgs) {
 
 /// Resolves at SIGTERM or Ctrl-C.
 pub async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let interrupted = tokio::signal::ctrl_c();
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupted => {}
-        },
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "Only Ctrl-C ends this process");
-            drop(interrupted.await);
+    Signals::listen().next().await;
+}
+
+/// Cancels `first` at SIGTERM or Ctrl-C, and ends the process where it is when that comes again:
+/// somebody does not want to wait.
+pub async fn end_at_second_signal(first: CancellationToken) -> std::convert::Infallible {
+    let mut signals = Signals::listen();
+    signals.next().await;
+    first.cancel();
+    signals.next().await;
+    tracing::warn!("Told to stop a second time: what was under way is left");
+    std::process::exit(1)
+}
+
+/// SIGTERM and Ctrl-C; none where the system does not tell of them.
+struct Signals(Option<(Signal, Signal)>);
+
+impl Signals {
+    fn listen() -> Self {
+        let both = signal(SignalKind::terminate())
+            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+        Self(match both {
+            Ok(both) => Some(both),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "Only SIGKILL ends this process");
+                None
+            }
+        })
+    }
+
+    async fn next(&mut self) {
+        match &mut self.0 {
+            Some((terminate, interrupt)) => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            None => std::future::pending().await,
         }
     }
 }

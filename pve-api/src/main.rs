@@ -8,6 +8,7 @@ use pve_api::{
     args::{Args, Command},
     logging, token_command,
 };
+use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -15,7 +16,11 @@ async fn main() -> ExitCode {
     logging::start(&args.log);
     let outcome = match args.command {
         Command::Serve(serve) => {
-            pve_api::run(&serve, logging::terminated()).await.map_err(Error::from)
+            let ended = CancellationToken::new();
+            tokio::select! {
+                outcome = pve_api::run(&serve, ended.cancelled()) => outcome.map_err(Error::from),
+                never = logging::end_at_second_signal(ended.clone()) => match never {},
+            }
         }
         Command::Token(command) => token_command::run(&command).await,
     };

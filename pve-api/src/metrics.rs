@@ -1,14 +1,14 @@
 //! What the API tells Prometheus about its requests; handlers know nothing of it.
 
-use axum::extract::{MatchedPath, Request, State};
+use std::time::Duration;
+
+use axum::extract::State;
 use axum::http::Method;
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+pub(crate) use prometheus::Registry;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
 };
-use tokio::time::Instant;
 
 use crate::error::ApiError;
 
@@ -19,6 +19,7 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     duration: HistogramVec,
     in_flight: IntGauge,
+    refused: IntCounterVec,
     pub(crate) uploads: UploadMetrics,
     pub(crate) images: ImageMetrics,
 }
@@ -36,6 +37,83 @@ pub(crate) struct UploadMetrics {
 pub(crate) struct ImageMetrics {
     bytes: IntCounter,
     requests: IntCounterVec,
+}
+
+/// What comes through the door, HTTP or not.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionMetrics {
+    open: IntGauge,
+    closed: IntCounterVec,
+    handshakes: IntCounter,
+    expiry: IntGauge,
+}
+
+impl Default for ConnectionMetrics {
+    fn default() -> Self {
+        let open = IntGauge::new("pve_api_connections", "Connections that are open.");
+        let closed = IntCounterVec::new(
+            Opts::new("pve_api_connections_closed_total", "Connections that we gave up, by why."),
+            &["reason"],
+        )
+        .expect(VALID);
+        for reason in ["idle", "room", "slow_head", "long_head", "slow_reader"] {
+            closed.with_label_values(&[reason]);
+        }
+        let handshakes = IntCounter::new(
+            "pve_api_tls_handshake_failures_total",
+            "TLS handshakes that failed or took too long.",
+        );
+        let expiry = IntGauge::new(
+            "pve_api_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate of the API expires; 0 without one.",
+        );
+        Self {
+            open: open.expect(VALID),
+            closed,
+            handshakes: handshakes.expect(VALID),
+            expiry: expiry.expect(VALID),
+        }
+    }
+}
+
+impl ConnectionMetrics {
+    /// Shows them beside those of the requests; once for each registry.
+    pub(crate) fn register(&self, registry: &Registry) {
+        registry.register(Box::new(self.open.clone())).expect(ONCE);
+        registry.register(Box::new(self.closed.clone())).expect(ONCE);
+        registry.register(Box::new(self.handshakes.clone())).expect(ONCE);
+        registry.register(Box::new(self.expiry.clone())).expect(ONCE);
+    }
+
+    pub(crate) fn opened(&self) {
+        self.open.inc();
+    }
+
+    pub(crate) fn ended(&self) {
+        self.open.dec();
+    }
+
+    pub(crate) fn open(&self) -> i64 {
+        self.open.get()
+    }
+
+    pub(crate) fn closed(&self, reason: &'static str) {
+        self.closed.with_label_values(&[reason]).inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn how_many_closed(&self, reason: &str) -> u64 {
+        self.closed.with_label_values(&[reason]).get()
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes.inc();
+    }
+
+    /// In seconds since 1970.
+    pub(crate) fn certificate_expires(&self, at: Option<i64>) {
+        self.expiry.set(at.unwrap_or_default());
+    }
 }
 
 impl UploadMetrics {
@@ -138,48 +216,58 @@ impl Metrics {
         let duration = HistogramVec::new(
             HistogramOpts::new("http_request_duration_seconds", "Time from request to answer.")
                 .buckets(BUCKETS.to_vec()),
-            &["route", "method"],
+            &["route", "method", "status"],
         )
         .expect(VALID);
         let in_flight =
             IntGauge::new("http_requests_in_flight", "Requests that are being worked on.")
                 .expect(VALID);
+        let refused = IntCounterVec::new(
+            Opts::new("pve_api_refused_total", "Callers who came too often, by how."),
+            &["reason"],
+        )
+        .expect(VALID);
+        for reason in ["rate", "wrong_tokens"] {
+            refused.with_label_values(&[reason]);
+        }
         let registry = Registry::new();
+        registry.register(Box::new(refused.clone())).expect(ONCE);
         registry.register(Box::new(requests.clone())).expect(ONCE);
         registry.register(Box::new(duration.clone())).expect(ONCE);
         registry.register(Box::new(in_flight.clone())).expect(ONCE);
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process)).expect(ONCE);
         let (uploads, images) = (UploadMetrics::new(&registry), ImageMetrics::new(&registry));
-        Self { registry, requests, duration, in_flight, uploads, images }
+        Self { registry, requests, duration, in_flight, refused, uploads, images }
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// A request is in flight until this is dropped.
+    pub(crate) fn begin(&self) -> InFlight {
+        InFlight::new(&self.in_flight)
+    }
+
+    pub(crate) fn answered(&self, route: &str, method: &str, status: &str, after: Duration) {
+        let labels = [route, method, status];
+        self.duration.with_label_values(&labels).observe(after.as_secs_f64());
+        self.requests.with_label_values(&labels).inc();
+    }
+
+    /// Its caller hung up before there was an answer.
+    pub(crate) fn left(&self, route: &str, method: &str) {
+        self.requests.with_label_values(&[route, method, "hung_up"]).inc();
+    }
+
+    /// Somebody was told to come less often.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.with_label_values(&[reason]).inc();
     }
 }
 
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0];
-
-/// Counts a request around its handler. A caller who hangs up is not counted, but is no longer
-/// in flight either.
-pub(crate) async fn observe(
-    State(metrics): State<Metrics>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let path = request.extensions().get::<MatchedPath>();
-    // Paths of callers' invention would make a series each.
-    let route = path.map_or("unmatched", MatchedPath::as_str).to_owned();
-    let method = method(request.method());
-    let _in_flight = InFlight::new(&metrics.in_flight);
-    let start = Instant::now();
-
-    let response = next.run(request).await;
-
-    let seconds = start.elapsed().as_secs_f64();
-    metrics.duration.with_label_values(&[route.as_str(), method]).observe(seconds);
-    let status = response.status();
-    metrics.requests.with_label_values(&[route.as_str(), method, status.as_str()]).inc();
-    tracing::debug!(route, status = status.as_u16(), seconds, "Request answered");
-    response
-}
 
 /// `GET /metrics`
 pub(crate) async fn scrape(State(metrics): State<Metrics>) -> Response {
@@ -190,7 +278,9 @@ pub(crate) async fn scrape(State(metrics): State<Metrics>) -> Response {
     ([("content-type", prometheus::TEXT_FORMAT)], text).into_response()
 }
 
-struct InFlight(IntGauge);
+/// A request that is being worked on.
+#[derive(Debug)]
+pub(crate) struct InFlight(IntGauge);
 
 impl InFlight {
     fn new(gauge: &IntGauge) -> Self {
@@ -206,7 +296,7 @@ impl Drop for InFlight {
 }
 
 /// A method's name, if it is a known one: callers may invent others.
-fn method(method: &Method) -> &'static str {
+pub(crate) fn method(method: &Method) -> &'static str {
     const KNOWN: [(&Method, &str); 7] = [
         (&Method::GET, "GET"),
         (&Method::HEAD, "HEAD"),
@@ -230,8 +320,8 @@ mod tests {
     #[test]
     fn the_metrics_are_those_of_the_table() {
         let metrics = Metrics::new();
-        metrics.requests.with_label_values(&["/", "GET", "200"]).inc();
-        metrics.duration.with_label_values(&["/", "GET"]).observe(0.1);
+        metrics.answered("/", "GET", "200", Duration::from_millis(1));
+        ConnectionMetrics::default().register(metrics.registry());
         let gathered = metrics.registry.gather();
         let ours = |name: &str| name.starts_with("http_") || name.starts_with("pve_api_");
         let exported: BTreeSet<&str> =

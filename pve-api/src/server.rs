@@ -6,11 +6,10 @@ use schema::image_url::ImageUrlKey;
 use schema::images::{ImageError, ImageStore};
 use schema::secret::{SecretError, SecretKeys};
 use schema::{Conn, Db, DbError, token};
-use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::args::ServeArgs;
-use crate::{Auth, Settings, image_collector, router_with};
+use crate::{Auth, Door, Settings, TlsError, image_collector, router_with};
 
 /// Why the API could not be served. Each of them needs a person.
 #[derive(Debug, thiserror::Error)]
@@ -26,20 +25,19 @@ pub enum ServeError {
     Images(#[from] ImageError),
     #[error("--secret-key-file")]
     Key(#[from] SecretError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Database(#[from] DbError),
-    #[error("the server stopped")]
-    Stopped(#[source] io::Error),
 }
 
 /// A server that has its port, so that nothing a person got wrong with it is left.
 #[derive(Debug)]
 pub struct Server {
     db: Db,
-    listener: TcpListener,
-    address: SocketAddr,
+    door: Door,
     router: axum::Router,
     images: Option<ImageStore>,
     auth: Auth,
@@ -69,17 +67,15 @@ impl Server {
         if args.auth == Auth::Off && !args.listen.ip().is_loopback() {
             return Err(ServeError::NotLoopback(args.listen));
         }
-        let settings = settings(args)?;
-        let refused = |source| ServeError::Listen { address: args.listen, source };
-        let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
+        let mut settings = settings(args)?;
+        let door = Door::bind(args.listen, &args.door).await?;
+        door.furnish(&mut settings);
         let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
         Ok(Self {
             images,
             router: router_with(db.clone(), settings),
             db,
-            listener,
-            address,
+            door,
             auth: args.auth,
             tasks,
             drain: args.drain_timeout,
@@ -88,7 +84,7 @@ impl Server {
 
     /// The address with the port that was given, if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.door.address()
     }
 
     /// Serves until `ended` resolves. While the database is away it answers 503 and waits.
@@ -98,16 +94,13 @@ impl Server {
     /// [`ServeError::Database`] once the database says that its tables are missing, or too new.
     pub async fn serve(self, ended: impl Future<Output = ()>) -> Result<(), ServeError> {
         let stop = CancellationToken::new();
-        let callers = self.router.into_make_service_with_connect_info::<SocketAddr>();
-        let drained = axum::serve(self.listener, callers)
-            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let drained = self.door.serve(self.router, stop.clone());
         let tasks = self.tasks;
         let drained = async {
-            let outcome = drained.await.map_err(ServeError::Stopped);
+            drained.await;
             // Uploads whose callers are gone.
             tasks.close();
             tasks.wait().await;
-            outcome
         };
         let fit_until_ended = async {
             tokio::pin!(ended);
@@ -132,7 +125,7 @@ impl Server {
         tokio::pin!(drained);
         let outcome = tokio::select! {
             outcome = fit_until_ended => outcome,
-            stopped = &mut drained => return stopped,
+            () = &mut drained => Ok(()),
         };
         stop.cancel();
         if outcome.is_ok() {
@@ -169,7 +162,7 @@ fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
         image_key,
         image_rate: args.image_rate,
         image_rate_per_cluster: args.image_rate_per_cluster,
-        tasks: TaskTracker::new(),
+        ..Settings::default()
     })
 }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use pve_api::Auth;
 use pve_api::args::bytes;
-pub use pve_api::args::{LogArgs, LogFormat, duration};
+pub use pve_api::args::{DoorArgs, LogArgs, LogFormat, duration};
 use url::Url;
 
 /// Mirrors Proxmox VE clusters into an SQL database and keeps the rows right.
@@ -83,6 +83,9 @@ pub struct RunArgs {
     /// What to do with a certificate that nothing vouches for, at the first contact with a cluster.
     #[arg(long, env = "TLS_FIRST_USE", value_enum, default_value_t = FirstUse::Refuse)]
     pub tls_first_use: FirstUse,
+    /// How the API is served, if it is.
+    #[command(flatten)]
+    pub door: DoorArgs,
 }
 
 /// How templates are made of uploaded images.

@@ -8,6 +8,7 @@ use pve_operator::{
     args::{Args, Command},
     runtime,
 };
+use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -30,7 +31,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
     logging::start(&args.log);
     match args.command {
         Command::Migrate(database) => runtime::migrate(&database).await,
-        Command::Run(run) => runtime::run(&run, logging::terminated()).await,
+        Command::Run(run) => {
+            let ended = CancellationToken::new();
+            tokio::select! {
+                outcome = runtime::run(&run, ended.cancelled()) => outcome,
+                never = logging::end_at_second_signal(ended.clone()) => match never {},
+            }
+        }
     }
 }
 

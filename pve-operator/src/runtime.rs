@@ -4,6 +4,7 @@ use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context, bail};
 use informer::Backoff;
+use pve_api::Door;
 use schema::{Db, DbError, image_url::ImageUrlKey, images::ImageStore, secret::SecretKeys};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -55,7 +56,11 @@ impl Operator {
         let templates = template_settings(args, image_key.clone())?;
         let admin = listen("--listen", args.listen).await?;
         let api = match args.api {
-            Some(address) => Some(listen("--api", address).await?),
+            Some(address) => Some(
+                Door::bind(address, &args.door)
+                    .await
+                    .with_context(|| format!("--api {address}"))?,
+            ),
             None => None,
         };
 
@@ -63,7 +68,7 @@ impl Operator {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let operator = Self {
             admin: admin.local_addr()?,
-            api: api.as_ref().map(TcpListener::local_addr).transpose()?,
+            api: api.as_ref().map(Door::address),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
             stop: stop.clone(),
@@ -94,7 +99,9 @@ impl Operator {
             if args.api_auth == pve_api::Auth::Tokens {
                 pve_api::first_token(&db).await;
             }
-            serve(&tasks, &stop, api, pve_api::router_with(db.clone(), settings));
+            api.furnish(&mut settings);
+            let router = pve_api::router_with(db.clone(), settings);
+            tasks.spawn(api.serve(router, stop.clone()));
         }
         let clusters = Clusters::default();
         tasks.spawn(templates::run(
@@ -231,8 +238,7 @@ fn serve(
 ) {
     let stop = stop.clone().cancelled_owned();
     tasks.spawn(async move {
-        let callers = router.into_make_service_with_connect_info::<SocketAddr>();
-        if let Err(error) = axum::serve(listener, callers).with_graceful_shutdown(stop).await {
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
             tracing::error!(error = &error as &dyn std::error::Error, "A listener ended");
         }
     });

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pve-api"));
@@ -21,26 +21,28 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 /// Runs to the end; its exit code and what it said last.
-async fn refusal(arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) async fn refusal(arguments: &[&str]) -> (Option<i32>, String) {
     let output = timeout(PATIENCE, command(arguments).output()).await.expect("it ends").unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 /// A server that listens.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    address: String,
+    pub address: String,
 }
 
 impl Serving {
-    async fn start(database_url: &str) -> Self {
+    pub(crate) async fn start(database_url: &str) -> Self {
         Self::start_with(database_url, &["--auth", "off"]).await
     }
 
-    async fn start_with(database_url: &str, arguments: &[&str]) -> Self {
+    pub(crate) async fn start_with(database_url: &str, arguments: &[&str]) -> Self {
         let mut child = command(&["serve", "--database-url", database_url])
             .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            // A pipe that nobody reads holds some hundreds of lines.
+            .env("RUST_LOG", "info,pve_api::access=warn")
             .args(arguments)
             .spawn()
             .unwrap();
@@ -55,7 +57,7 @@ impl Serving {
         Self { child, log, address }
     }
 
-    async fn get(&self, path: &str) -> io::Result<String> {
+    pub(crate) async fn get(&self, path: &str) -> io::Result<String> {
         let mut stream = TcpStream::connect(&self.address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -64,7 +66,7 @@ impl Serving {
         Ok(answer)
     }
 
-    async fn becomes_ready(&self) {
+    pub(crate) async fn becomes_ready(&self) {
         let ready = async {
             while !self.get("/readyz").await.is_ok_and(|it| it.starts_with("HTTP/1.1 200")) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -74,7 +76,7 @@ impl Serving {
     }
 
     /// The most memory that it ever had, in KiB.
-    async fn peak_memory(&self) -> u64 {
+    pub(crate) async fn peak_memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id().expect("it runs"));
         let status = tokio::fs::read_to_string(path).await.unwrap();
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
@@ -82,13 +84,13 @@ impl Serving {
     }
 
     /// Sends SIGTERM.
-    async fn terminate(&self) {
+    pub(crate) async fn terminate(&self) {
         let pid = self.child.id().expect("it runs").to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
     }
 
     /// The next line of the log that says `message`.
-    async fn says(&mut self, message: &str) {
+    pub(crate) async fn says(&mut self, message: &str) {
         let said = async {
             while let Some(line) = self.log.next_line().await.unwrap() {
                 if line.contains(message) {
@@ -101,7 +103,7 @@ impl Serving {
     }
 
     /// The exit code, and what it said until then.
-    async fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) async fn end(mut self) -> (Option<i32>, String) {
         let rest = async {
             let mut rest = String::new();
             while let Some(line) = self.log.next_line().await.unwrap() {
@@ -351,7 +353,7 @@ async fn an_upload_under_way_at_sigterm_is_finished() {
 }
 
 /// One node with one storage that takes everything.
-async fn a_cluster(database: &TestDatabase) {
+pub(crate) async fn a_cluster(database: &TestDatabase) {
     let rows = "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token) \
                 VALUES ('lab', 'https://pve', 'a@pve!t', 's'); \
                 INSERT INTO pve_node (node_name, cluster_id, status, resource_hash) \
@@ -362,7 +364,7 @@ async fn a_cluster(database: &TestDatabase) {
 }
 
 /// Sends an upload until the bytes of its file, which are to be this many, and then [`TAIL`].
-async fn begin_upload(server: &Serving, bytes: usize) -> TcpStream {
+pub(crate) async fn begin_upload(server: &Serving, bytes: usize) -> TcpStream {
     let field = |name: &str| format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"");
     let head = [("template_name", "web"), ("cluster_id", "1"), ("storage_id", "1")]
         .map(|(name, value)| format!("{}\r\n\r\n{value}\r\n", field(name)))

@@ -2,6 +2,7 @@
 
 mod auth;
 mod bad_input;
+mod browsers;
 mod clones;
 mod command;
 mod faults;
@@ -11,8 +12,10 @@ mod images;
 mod lists;
 mod operations;
 mod rows;
+mod serving;
 mod streams;
 mod sync;
 mod templates;
 mod tour;
+mod tls;
 mod uploads;

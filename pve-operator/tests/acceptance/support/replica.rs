@@ -30,9 +30,8 @@ impl Replica {
         let bound = runtime.spawn(async move {
             let listener = TcpListener::bind(("127.0.0.1", port)).await?;
             let address = listener.local_addr()?;
-            let callers = router.into_make_service_with_connect_info::<SocketAddr>();
             let mut serving = JoinSet::new();
-            serving.spawn(async move { axum::serve(listener, callers).await });
+            serving.spawn(async move { axum::serve(listener, router).await });
             serving.detach_all();
             Ok::<_, std::io::Error>(address)
         });
