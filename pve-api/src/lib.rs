@@ -43,6 +43,7 @@ pub mod token_command;
 mod trail;
 mod view;
 mod vms;
+mod watch;
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ use schema::image_url::ImageUrlKey;
 use schema::images::ImageStore;
 use schema::token::Scope;
 use tokio::sync::OnceCell;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use auth::Auth;
 pub use server::{ServeError, Server, first_token, run};
@@ -80,8 +81,12 @@ pub struct Settings {
     pub image_rate: Option<NonZeroU64>,
     /// The same for each cluster.
     pub image_rate_per_cluster: Option<NonZeroU64>,
+    /// How many may watch sync tasks at once.
+    pub max_watchers: usize,
     /// What goes on without its caller: uploads whose bytes are in. Wait for it before the end.
     pub tasks: TaskTracker,
+    /// Cancelled when the process is to stop: what would go on for ever ends then.
+    pub stopping: CancellationToken,
 }
 
 impl Default for Settings {
@@ -95,7 +100,9 @@ impl Default for Settings {
             image_key: None,
             image_rate: None,
             image_rate_per_cluster: None,
+            max_watchers: 2000,
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         }
     }
 }
@@ -109,6 +116,7 @@ struct Api {
     uploads: Option<templates::Uploads>,
     throttle: throttle::Throttle,
     image_key: Arc<OnceCell<ImageUrlKey>>,
+    watch: watch::Watch,
 }
 
 /// The API, with `/livez`, `/readyz` and `/metrics` beside it.
@@ -134,6 +142,7 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
         uploads,
         throttle: throttle::Throttle::new(settings.image_rate, settings.image_rate_per_cluster),
         image_key: Arc::default(),
+        watch: watch::Watch::new(db.clone(), &settings, metrics.watch.clone()),
         settings,
     };
     let (v1, scopes) = v1().finish();

@@ -44,6 +44,7 @@ pub struct Server {
     images: Option<ImageStore>,
     auth: Auth,
     tasks: TaskTracker,
+    stopping: CancellationToken,
     drain: Duration,
 }
 
@@ -74,6 +75,7 @@ impl Server {
         let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
+        let stopping = settings.stopping.clone();
         Ok(Self {
             images,
             router: router_with(db.clone(), settings),
@@ -82,6 +84,7 @@ impl Server {
             address,
             auth: args.auth,
             tasks,
+            stopping,
             drain: args.drain_timeout,
         })
     }
@@ -97,7 +100,7 @@ impl Server {
     ///
     /// [`ServeError::Database`] once the database says that its tables are missing, or too new.
     pub async fn serve(self, ended: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let stop = CancellationToken::new();
+        let stop = self.stopping;
         let callers = self.router.into_make_service_with_connect_info::<SocketAddr>();
         let drained = axum::serve(self.listener, callers)
             .with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -169,7 +172,9 @@ fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
         image_key,
         image_rate: args.image_rate,
         image_rate_per_cluster: args.image_rate_per_cluster,
+        max_watchers: args.max_watchers.get(),
         tasks: TaskTracker::new(),
+        stopping: CancellationToken::new(),
     })
 }
 
