@@ -132,6 +132,9 @@ pub struct ServeArgs {
     /// The same for the nodes of each cluster.
     #[arg(long, env = "IMAGE_RATE_PER_CLUSTER", value_parser = bytes)]
     pub image_rate_per_cluster: Option<NonZeroU64>,
+    /// How many may watch sync tasks at once; who comes later is asked to try again.
+    #[arg(long, env = "MAX_WATCHERS", default_value = "2000")]
+    pub max_watchers: std::num::NonZeroUsize,
     /// How long uploads and requests under way are waited for when the process is told to stop.
     #[arg(long, env = "DRAIN_TIMEOUT", default_value = "17s", value_parser = duration)]
     pub drain_timeout: Duration,

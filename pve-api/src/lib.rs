@@ -55,6 +55,7 @@ mod trail;
 mod validity;
 mod view;
 mod vms;
+mod watch;
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
@@ -68,7 +69,7 @@ use schema::image_url::ImageUrlKey;
 use schema::images::ImageStore;
 use schema::token::Scope;
 use tokio::sync::OnceCell;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use auth::Auth;
 pub use connection::Connections;
@@ -97,6 +98,8 @@ pub struct Settings {
     pub image_rate: Option<NonZeroU64>,
     /// The same for each cluster.
     pub image_rate_per_cluster: Option<NonZeroU64>,
+    /// How many may watch sync tasks at once.
+    pub max_watchers: usize,
     /// What goes on without its caller: uploads whose bytes are in. Wait for it before the end.
     pub tasks: TaskTracker,
     /// Requests a second for each token; none is no limit.
@@ -109,6 +112,8 @@ pub struct Settings {
     pub tls: bool,
     /// The connections that requests come over; those of a [`Door`], if one serves this API.
     pub connections: Connections,
+    /// Cancelled when the process is to stop: what would go on for ever ends then.
+    pub stopping: CancellationToken,
 }
 
 impl Default for Settings {
@@ -122,12 +127,14 @@ impl Default for Settings {
             image_key: None,
             image_rate: None,
             image_rate_per_cluster: None,
+            max_watchers: 2000,
             tasks: TaskTracker::new(),
             rate_limit: None,
             trusted_proxies: Vec::new(),
             cors_origins: Vec::new(),
             tls: false,
             connections: Connections::default(),
+            stopping: CancellationToken::new(),
         }
     }
 }
@@ -142,6 +149,7 @@ struct Api {
     throttle: throttle::Throttle,
     admission: admission::Admission,
     image_key: Arc<OnceCell<ImageUrlKey>>,
+    watch: watch::Watch,
 }
 
 /// The API, with `/livez`, `/readyz` and `/metrics` beside it.
@@ -175,6 +183,7 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
         throttle: throttle::Throttle::new(settings.image_rate, settings.image_rate_per_cluster),
         admission: admission::Admission::new(settings.rate_limit),
         image_key: Arc::default(),
+        watch: watch::Watch::new(db.clone(), &settings, metrics.watch.clone()),
         settings,
     };
     let (v1, scopes) = v1().finish();

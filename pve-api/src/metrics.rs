@@ -7,7 +7,8 @@ use axum::http::Method;
 use axum::response::{IntoResponse, Response};
 pub(crate) use prometheus::Registry;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, TextEncoder,
 };
 
 use crate::error::ApiError;
@@ -22,6 +23,7 @@ pub(crate) struct Metrics {
     refused: IntCounterVec,
     pub(crate) uploads: UploadMetrics,
     pub(crate) images: ImageMetrics,
+    pub(crate) watch: WatchMetrics,
 }
 
 /// What comes in.
@@ -203,6 +205,83 @@ impl ImageMetrics {
     }
 }
 
+/// Who watches.
+#[derive(Clone, Debug)]
+pub(crate) struct WatchMetrics {
+    watchers: IntGaugeVec,
+    messages: IntCounter,
+    ended: IntCounterVec,
+    behind: Gauge,
+}
+
+impl WatchMetrics {
+    fn new(registry: &Registry) -> Self {
+        let watchers = IntGaugeVec::new(
+            Opts::new("pve_api_watchers", "Connections that watch sync tasks, by transport."),
+            &["transport"],
+        )
+        .expect(VALID);
+        for transport in ["websocket", "event_stream"] {
+            watchers.with_label_values(&[transport]);
+        }
+        let messages =
+            IntCounter::new("pve_api_watch_messages_total", "Messages that watchers were sent.")
+                .expect(VALID);
+        let ended = IntCounterVec::new(
+            Opts::new("pve_api_watches_total", "Watches that ended, by how."),
+            &["result"],
+        )
+        .expect(VALID);
+        for result in ["hung_up", "dead", "token", "stopping"] {
+            ended.with_label_values(&[result]);
+        }
+        let behind = Gauge::new(
+            "pve_api_watch_behind_seconds",
+            "Time since the tables were last looked at for watchers; 0 while nobody watches.",
+        )
+        .expect(VALID);
+        registry.register(Box::new(watchers.clone())).expect(ONCE);
+        registry.register(Box::new(messages.clone())).expect(ONCE);
+        registry.register(Box::new(ended.clone())).expect(ONCE);
+        registry.register(Box::new(behind.clone())).expect(ONCE);
+        Self { watchers, messages, ended, behind }
+    }
+
+    pub(crate) fn begin(&self, transport: &'static str) -> WatchCount {
+        self.watchers.with_label_values(&[transport]).inc();
+        WatchCount { metrics: self.clone(), transport, result: "hung_up" }
+    }
+
+    pub(crate) fn behind(&self, time: Duration) {
+        self.behind.set(time.as_secs_f64());
+    }
+}
+
+/// One watch; counted when it is dropped, as hung up unless it was ended otherwise.
+#[derive(Debug)]
+pub(crate) struct WatchCount {
+    metrics: WatchMetrics,
+    transport: &'static str,
+    result: &'static str,
+}
+
+impl WatchCount {
+    pub(crate) fn sent(&self, messages: usize) {
+        self.metrics.messages.inc_by(messages as u64);
+    }
+
+    pub(crate) fn end(&mut self, result: &'static str) {
+        self.result = result;
+    }
+}
+
+impl Drop for WatchCount {
+    fn drop(&mut self) {
+        self.metrics.watchers.with_label_values(&[self.transport]).dec();
+        self.metrics.ended.with_label_values(&[self.result]).inc();
+    }
+}
+
 const VALID: &str = "the names and labels are constants";
 const ONCE: &str = "each name is registered once";
 
@@ -238,7 +317,8 @@ impl Metrics {
         let process = prometheus::process_collector::ProcessCollector::for_self();
         registry.register(Box::new(process)).expect(ONCE);
         let (uploads, images) = (UploadMetrics::new(&registry), ImageMetrics::new(&registry));
-        Self { registry, requests, duration, in_flight, refused, uploads, images }
+        let watch = WatchMetrics::new(&registry);
+        Self { registry, requests, duration, in_flight, refused, uploads, images, watch }
     }
 
     pub(crate) fn registry(&self) -> &Registry {

@@ -5,6 +5,7 @@ use std::{convert::Infallible, fmt::Display};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use percent_encoding::percent_decode_str;
+use schema::Revision;
 use schema::page::Page;
 use serde_json::{Value, json};
 
@@ -78,6 +79,12 @@ impl Query {
     pub(crate) fn number(&mut self, name: &'static str) -> Result<Option<i64>, ApiError> {
         self.describe(name, || json!({"type": "integer", "format": "int64", "minimum": 1}));
         self.take(name)?.map(|text| positive(name, &text)).transpose()
+    }
+
+    /// A revision: [`revision`].
+    pub(crate) fn revision(&mut self, name: &'static str) -> Result<Option<Revision>, ApiError> {
+        self.describe(name, || json!({"type": "integer", "format": "int64", "minimum": 0}));
+        self.take(name)?.map(|text| revision(name, &text)).transpose()
     }
 
     /// A name or word as it is in a row, of at most [`LONGEST`] characters.
@@ -220,6 +227,17 @@ pub(crate) fn positive(name: &str, text: &str) -> Result<i64, ApiError> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|number| digits && *number > 0);
     number.ok_or_else(|| wrong(name, text, format!("a whole number from 1 to {}", i64::MAX)))
+}
+
+/// A revision that somebody was told: from 0 up.
+pub(crate) fn revision(name: &str, text: &str) -> Result<Revision, ApiError> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| digits).map(Revision);
+    number.ok_or_else(|| {
+        let expected = "the revision of the last message that came, or leave it out to be told \
+                        everything";
+        wrong(name, text, expected)
+    })
 }
 
 /// Forms write a space as `+`.

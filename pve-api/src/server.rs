@@ -42,6 +42,7 @@ pub struct Server {
     images: Option<ImageStore>,
     auth: Auth,
     tasks: TaskTracker,
+    stopping: CancellationToken,
     drain: Duration,
 }
 
@@ -71,6 +72,7 @@ impl Server {
         let door = Door::bind(args.listen, &args.door).await?;
         door.furnish(&mut settings);
         let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
+        let stopping = settings.stopping.clone();
         Ok(Self {
             images,
             router: router_with(db.clone(), settings),
@@ -78,6 +80,7 @@ impl Server {
             door,
             auth: args.auth,
             tasks,
+            stopping,
             drain: args.drain_timeout,
         })
     }
@@ -93,7 +96,7 @@ impl Server {
     ///
     /// [`ServeError::Database`] once the database says that its tables are missing, or too new.
     pub async fn serve(self, ended: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let stop = CancellationToken::new();
+        let stop = self.stopping;
         let drained = self.door.serve(self.router, stop.clone());
         let tasks = self.tasks;
         let drained = async {
@@ -162,6 +165,7 @@ fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
         image_key,
         image_rate: args.image_rate,
         image_rate_per_cluster: args.image_rate_per_cluster,
+        max_watchers: args.max_watchers.get(),
         ..Settings::default()
     })
 }

@@ -83,6 +83,7 @@ impl Operator {
             let mut settings = pve_api::Settings::default();
             settings.auth = args.api_auth;
             settings.tasks = tasks.clone();
+            settings.stopping = stop.clone();
             settings.images.clone_from(&templates.images);
             settings.max_upload_bytes = args.max_upload_bytes.get();
             settings.image_key.clone_from(&image_key);

@@ -51,6 +51,7 @@ pub mod secret;
 pub mod storage;
 pub mod sweep;
 pub mod sync_task;
+pub mod task_changes;
 pub mod template;
 pub mod template_clone;
 pub mod template_view;

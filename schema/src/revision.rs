@@ -79,7 +79,7 @@ pub struct Changes<R> {
 }
 
 /// How far back `table` is told: what was deleted up to this revision is forgotten.
-pub(crate) async fn pruned(conn: &mut Conn, table: Table) -> Result<Revision, DbError> {
+pub async fn pruned(conn: &mut Conn, table: Table) -> Result<Revision, DbError> {
     Ok(on!(conn, c => dsl::table_revision.find(table.name()).select(dsl::pruned).first(c).await?))
 }
 
@@ -97,28 +97,45 @@ pub(crate) async fn changes<R: Followed>(
     since: Revision,
     limit: u32,
 ) -> Result<Changes<R>, DbError> {
+    let name = table.name();
+    let rows = Sql::new(&format!("SELECT {name}.* FROM {name} WHERE 1 = 1"));
+    changes_among(conn, table, (name, &rows), since, limit).await
+}
+
+/// [`changes`], of rows that are read together with others: a SELECT that goes on with ` AND`, and
+/// what it calls the table.
+pub(crate) async fn changes_among<R: Followed>(
+    conn: &mut Conn,
+    table: Table,
+    (name, rows): (&str, &Sql<'_>),
+    since: Revision,
+    limit: u32,
+) -> Result<Changes<R>, DbError> {
     let pruned = pruned(conn, table).await?;
     if since < pruned {
         return Err(DbError::Expired { table: table.name(), oldest: pruned.0, asked: since.0 });
     }
     let mut until = current(conn, table).await?;
-    let name = table.name();
-    let newer = Sql::new(&format!("SELECT * FROM {name} WHERE revision > "))
+    let newer = rows
+        .clone()
+        .push(&format!(" AND {name}.revision > "))
         .bind(since)
-        .push(" ORDER BY revision, id LIMIT ")
+        .push(&format!(" ORDER BY {name}.revision, {name}.id LIMIT "))
         .bind(i64::from(limit));
-    let mut rows: Vec<R> = sql::fetch(conn, &newer).await?;
-    if let Some(last) = rows.last()
-        && rows.len() >= limit as usize
+    let mut found: Vec<R> = sql::fetch(conn, &newer).await?;
+    if let Some(last) = found.last()
+        && found.len() >= limit as usize
     {
         until = last.revision();
-        let rest = Sql::new(&format!("SELECT * FROM {name} WHERE revision = "))
+        let rest = rows
+            .clone()
+            .push(&format!(" AND {name}.revision = "))
             .bind(until)
-            .push(" AND id > ")
+            .push(&format!(" AND {name}.id > "))
             .bind(last.id())
-            .push(" ORDER BY id");
-        rows.extend(sql::fetch(conn, &rest).await?);
+            .push(&format!(" ORDER BY {name}.id"));
+        found.extend(sql::fetch(conn, &rest).await?);
     }
     let gone = tombstone::between(conn, table, since, until).await?;
-    Ok(Changes { rows, gone, revision: until })
+    Ok(Changes { rows: found, gone, revision: until })
 }

@@ -109,7 +109,7 @@ pub fn shown_instance(mut row: InstanceRow) -> InstanceRow {
 }
 
 /// What is shown of a task that reads as `shown`.
-fn shown_task(mut view: TaskView) -> TaskView {
+pub(crate) fn shown_task(mut view: TaskView) -> TaskView {
     let task = &mut view.task;
     if task.generation > task.told.observed_generation {
         task.told = TaskProgress {
@@ -143,12 +143,13 @@ const SHOWN_TASK: &str = "CASE \
 fn tasks(what: &str) -> Sql<'static> {
     Sql::new(&format!(
         "SELECT {what} FROM template_sync_task task \
-         LEFT JOIN template_instance instance ON instance.sync_task_id = task.id \
+         LEFT JOIN template_instance instance ON instance.template_id = task.template_id \
+         AND instance.sync_task_id = task.id \
          LEFT JOIN vm_template template ON template.id = task.template_id WHERE 1 = 1"
     ))
 }
 
-fn task_rows() -> Sql<'static> {
+pub(crate) fn task_rows() -> Sql<'static> {
     tasks(&format!("task.*, {SHOWN_TASK} AS shown, template.template_name AS template_name"))
 }
 

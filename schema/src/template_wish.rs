@@ -12,7 +12,7 @@
 
 use crate::instance::{Desired, InstanceRow, InstanceStatus};
 use crate::revision::{self, Table};
-use crate::sql::{self, Sql};
+use crate::sql::{self, Param, Sql};
 use crate::sync_task::TaskStatus;
 use crate::template::{Desired as TemplateDesired, TemplateRow, TemplateStatus};
 use crate::upload::{UploadRow, UploadStatus};
@@ -220,7 +220,11 @@ pub async fn cancel(
         .bind(Desired::Cancelled)
         .push(", modifier = ")
         .bind(modifier);
-    swap(conn, touched(row, revision), instance).await
+    swap(conn, touched(row, revision), instance).await?;
+    match instance.sync_task_id {
+        Some(task) => touch_tasks(conn, ("id", task.into())).await,
+        None => Ok(()),
+    }
 }
 
 /// Wants a template and all its guests gone. The rows stay until PVE confirmed each.
@@ -238,7 +242,8 @@ pub async fn retire(conn: &mut Conn, id: TemplateId, modifier: &str) -> Result<(
         .push(", modifier = ")
         .bind(modifier);
     let rows = touched(rows, revision).push(" WHERE deleted_id = 0 AND template_id = ").bind(id);
-    sql::execute(conn, &rows).await.map(drop)
+    sql::execute(conn, &rows).await?;
+    touch_tasks(conn, ("template_id", id.into())).await
 }
 
 /// Marks the rows of a template as deleted; its guests stay, and are nobody's.
@@ -262,7 +267,7 @@ pub async fn forget(conn: &mut Conn, id: TemplateId, modifier: &str) -> Result<(
             touched(rows, revision).push(" WHERE deleted_id = 0 AND template_id = ").bind(id);
         sql::execute(conn, &rows).await?;
     }
-    Ok(())
+    touch_tasks(conn, ("template_id", id.into())).await
 }
 
 /// What the rows of one version have in common.
@@ -410,6 +415,21 @@ async fn insert_instance(
         ],
     );
     Ok(InstanceId(sql::insert(conn, row).await.map_err(collided)?))
+}
+
+/// What a task reads as follows from what is wanted of its instance, unless it has a result that
+/// stands: so those who follow tasks hear of these.
+async fn touch_tasks(conn: &mut Conn, (column, id): (&str, Param<'_>)) -> Result<(), DbError> {
+    let revision = revision::raise(conn, Table::SyncTask).await?;
+    let rows = Sql::update("template_sync_task", [("revision", revision.into())])
+        .push(", gmt_modified = ")
+        .bind(crate::now())
+        .push(
+            " WHERE (status NOT IN ('completed', 'failed', 'cancelled') \
+             OR observed_generation < generation)",
+        )
+        .and(column, Some(id));
+    sql::execute(conn, &rows).await.map(drop)
 }
 
 /// The columns that every change of a row moves.

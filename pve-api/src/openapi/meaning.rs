@@ -22,6 +22,10 @@ pub(super) fn meaning(name: &str) -> &'static str {
         "template_id" => "Of the template with this id.",
         "include_instances" => "Whether `instances` is filled in.",
         "cascade" => "Whether the guests on all nodes are deleted too.",
+        "since" => {
+            "The revision of the last message that came: only what changed after it is told."
+        }
+        "Last-Event-ID" => "The same as `since`, and stronger: browsers send it by themselves.",
         _ => "",
     }
 }

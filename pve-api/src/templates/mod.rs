@@ -29,6 +29,7 @@ use schema::token::Scope;
 use schema::{ClusterId, Conn, TemplateId};
 
 pub(crate) use upload::Uploads;
+pub(crate) use views::TaskView;
 
 use crate::Api;
 use crate::envelope::{Answer, List};
@@ -46,6 +47,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .get(Read, "/templates", "List templates", list)
         .post(Write, "/templates/upload", "Upload template", upload::upload)
         .get(Read, "/templates/sync-tasks", "List sync tasks", tasks::list)
+        .get(Read, "/templates/sync-tasks/watch", "Watch sync tasks", crate::watch::watch)
         .get(Read, "/templates/sync-tasks/{id}", "Show sync task", tasks::show)
         .delete(Write, "/templates/sync-tasks/{id}", "Delete sync task", tasks::delete)
         .post(Write, "/templates/sync-tasks/{id}/retry", "Retry sync task", tasks::retry)

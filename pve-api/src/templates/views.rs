@@ -288,7 +288,7 @@ pub(crate) struct TaskView {
 }
 
 impl TaskView {
-    pub(super) fn new(view: template_view::TaskView) -> Self {
+    pub(crate) fn new(view: template_view::TaskView) -> Self {
         let task = view.task;
         let source = task.source_node_id.zip(task.source_node_name);
         Self {

@@ -9,6 +9,7 @@ mod connections;
 mod lists;
 mod migrations;
 mod mirror;
+mod task_changes;
 mod templates;
 mod tokens;
 mod transactions;

@@ -42,14 +42,14 @@ fn an_upload(name: &str) -> NewUpload<'_> {
 }
 
 /// A template on n1, wanted on n2 and n3 too.
-async fn a_template(db: &Db, name: &str) -> Inserted {
+pub(crate) async fn a_template(db: &Db, name: &str) -> Inserted {
     let placement = Placement { primary: place(1), others: vec![place(2), place(3)] };
     let insert =
         async |conn: &mut Conn| template_wish::insert(conn, &an_upload(name), &placement).await;
     db.write(insert).await.unwrap()
 }
 
-async fn all(name: &str) -> Vec<TestDatabase> {
+pub(crate) async fn all(name: &str) -> Vec<TestDatabase> {
     let all = TestDatabase::all(name).await;
     for database in &all {
         let cluster = "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token) \
@@ -64,7 +64,7 @@ async fn task(db: &Db, id: SyncTaskId) -> TaskView {
 }
 
 /// What the operator does when a task came to an end.
-async fn the_operator_says(db: &Db, id: SyncTaskId, status: TaskStatus) {
+pub(crate) async fn the_operator_says(db: &Db, id: SyncTaskId, status: TaskStatus) {
     let told = async |conn: &mut Conn| {
         let row = sync_task::get(conn, id).await?.unwrap();
         let mut told = row.told;
@@ -78,7 +78,7 @@ async fn the_operator_says(db: &Db, id: SyncTaskId, status: TaskStatus) {
     db.write(told).await.unwrap();
 }
 
-async fn of_node(db: &Db, made: &Inserted, node: i64) -> instance::InstanceRow {
+pub(crate) async fn of_node(db: &Db, made: &Inserted, node: i64) -> instance::InstanceRow {
     let all = instance::of_template(&mut db.conn().await.unwrap(), made.template_id).await.unwrap();
     all.into_iter().find(|it| it.node_id == NodeId(node)).unwrap()
 }
