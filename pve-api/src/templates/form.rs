@@ -137,7 +137,7 @@ impl Form {
             );
             return Err(ApiError::invalid(FILE, message));
         }
-        Format::check_file_name(name).map_err(super::upload::wrong_image)?;
+        Format::check_file_name(name).map_err(super::keep::wrong_image)?;
         self.file_name = Some(name.to_owned());
         Ok(())
     }

@@ -12,11 +12,13 @@ mod delete;
 mod form;
 mod form_request;
 mod intake;
+mod keep;
 mod placement;
 mod primary;
 mod sync;
 mod tasks;
 mod upload;
+mod uploads;
 mod version;
 mod views;
 mod world;
@@ -28,7 +30,7 @@ use schema::template_view::{self, TemplateFilter};
 use schema::token::Scope;
 use schema::{ClusterId, Conn, TemplateId};
 
-pub(crate) use upload::Uploads;
+pub(crate) use uploads::Uploads;
 
 use crate::Api;
 use crate::envelope::{Answer, List};
