@@ -37,8 +37,16 @@ pub enum Auth {
 pub(crate) struct Caller {
     /// The name of the token.
     pub name: String,
+    pub scope: Scope,
     pub remote_address: Option<String>,
     pub request_id: Option<String>,
+}
+
+impl Caller {
+    /// Whoever has a token of that name, and is not calling right now.
+    pub(crate) fn of_token(name: &str) -> Self {
+        Self { name: name.to_owned(), scope: Scope::Write, remote_address: None, request_id: None }
+    }
 }
 
 /// Lets a request pass if its token may do what the route is for.
@@ -52,8 +60,8 @@ pub(crate) async fn guard(
     let Some(needed) = path.and_then(|path| scopes.of(path, request.method())) else {
         return next.run(request).await;
     };
-    let name = match admit(&api, request.headers(), needed).await {
-        Ok(name) => name,
+    let (name, scope) = match admit(&api, request.headers(), needed).await {
+        Ok(admitted) => admitted,
         Err(denied) => {
             let (head, body) = request.into_parts();
             linger::leave(body, &head.headers, &api.settings.tasks);
@@ -63,6 +71,7 @@ pub(crate) async fn guard(
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let caller = Caller {
         name,
+        scope,
         remote_address: address.map(|ConnectInfo(address)| address.ip().to_string()),
         request_id: request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()),
     };
@@ -70,16 +79,16 @@ pub(crate) async fn guard(
     next.run(request).await
 }
 
-/// The name of whoever calls.
-async fn admit(api: &Api, headers: &HeaderMap, needed: Scope) -> Result<String, Denied> {
+/// The name of whoever calls, and what they may do.
+async fn admit(api: &Api, headers: &HeaderMap, needed: Scope) -> Result<(String, Scope), Denied> {
     if api.settings.auth == Auth::Off {
-        return Ok(ANYBODY.to_owned());
+        return Ok((ANYBODY.to_owned(), Scope::Admin));
     }
     let shown = bearer(headers).ok_or(Denied::NoToken)?;
     let row = read(&api.db, async |conn: &mut Conn| token::find(conn, shown).await).await?;
     let row = judge(row, needed, schema::now())?;
     note_use(api, &row);
-    Ok(row.name)
+    Ok((row.name, row.scope))
 }
 
 /// Pure: what a token that was found is worth.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::args::ServeArgs;
-use crate::{Auth, Settings, image_collector, router_with};
+use crate::{Auth, Chores, Settings, service};
 
 /// Why the API could not be served. Each of them needs a person.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: axum::Router,
-    images: Option<ImageStore>,
+    chores: Chores,
     auth: Auth,
     tasks: TaskTracker,
     drain: Duration,
@@ -73,10 +73,11 @@ impl Server {
         let refused = |source| ServeError::Listen { address: args.listen, source };
         let listener = TcpListener::bind(args.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
+        let tasks = settings.tasks.clone();
+        let (router, chores) = service(db.clone(), settings);
         Ok(Self {
-            images,
-            router: router_with(db.clone(), settings),
+            chores,
+            router,
             db,
             listener,
             address,
@@ -119,12 +120,9 @@ impl Server {
                 first_token(&self.db).await;
             }
             tracing::info!("The API is ready");
-            match self.images {
-                Some(images) => tokio::select! {
-                    () = image_collector::run(self.db.clone(), images) => {}
-                    () = &mut ended => {}
-                },
-                None => ended.await,
+            tokio::select! {
+                () = self.chores.run() => {}
+                () = &mut ended => {}
             }
             Ok::<_, DbError>(())
         };
@@ -166,6 +164,7 @@ fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
         images: args.images.as_deref().map(ImageStore::open).transpose()?,
         max_upload_bytes: args.max_upload_bytes.get(),
         max_uploads: args.max_uploads.get(),
+        resumable_expires: args.resumable_expires,
         image_key,
         image_rate: args.image_rate,
         image_rate_per_cluster: args.image_rate_per_cluster,

@@ -22,6 +22,12 @@ pub(super) fn meaning(name: &str) -> &'static str {
         "template_id" => "Of the template with this id.",
         "include_instances" => "Whether `instances` is filled in.",
         "cascade" => "Whether the guests on all nodes are deleted too.",
+        "Tus-Resumable" => "The version of the protocol.",
+        "Upload-Length" => "How many bytes there will be.",
+        "Upload-Offset" => "How many bytes are there already.",
+        "Upload-Metadata" => "Names and base64, as in `filename eC5xY293Mg==,cluster_id MQ==`.",
+        "Upload-Checksum" => "Algorithm and digest in base64 of this request's bytes.",
+        "X-HTTP-Method-Override" => "The method that is meant.",
         _ => "",
     }
 }

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use schema::cluster::Swap;
 use schema::image_format::{Image, InspectError, Refused, inspect};
 use schema::images::{Finished, ImageError};
+use schema::resumable_upload::{self, SessionRow};
 use schema::template_wish::{self, Inserted, NewUpload, Placement, Under};
 use schema::{Conn, DbError, TemplateId, upload};
 use schemars::JsonSchema;
@@ -38,20 +40,55 @@ pub(super) async fn keep(
     uploads: &Uploads,
     wanted: &Wanted,
     finish: impl Future<Output = Result<Finished, ImageError>> + Send,
+    told: Option<Told<'_>>,
 ) -> Result<UploadView, ApiError> {
     let settled = uploads.settled.read().await;
     let image = finish.await?;
     let outcome = match inspect(&uploads.store, &image.object, &wanted.file_name).await {
-        Ok(found) => rows(api, trail, wanted, &image, &found).await,
+        Ok(found) => rows(api, trail, wanted, &image, &found, told).await,
         Err(InspectError::Refused(refused)) => Err(wrong_image(refused)),
         Err(InspectError::Store(error)) => Err(error.into()),
         Err(other) => Err(wrong_image(Refused { reason: other.to_string() })),
     };
     drop(settled);
-    if outcome.is_err() {
+    // Another replica may be about to write the rows of this very image.
+    if outcome.is_err() && still_held(api, told).await {
         discard(api, uploads, &image).await;
     }
     outcome
+}
+
+/// The session of an upload that came in several goes; it is told in the transaction of the rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    pub row: &'a SessionRow,
+    /// For how long it is known what became of it.
+    pub kept_for: Duration,
+}
+
+impl Told<'_> {
+    async fn hold(self, conn: &mut Conn) -> Result<Swap, DbError> {
+        resumable_upload::renew(conn, &self.row.id, self.row.epoch, schema::now()).await
+    }
+
+    async fn complete(self, conn: &mut Conn, view: &UploadView) -> Result<(), DbError> {
+        let until = resumable_upload::after(schema::now(), self.kept_for);
+        let (id, epoch) = (&self.row.id, self.row.epoch);
+        // Numbers and names: there is no way to fail.
+        let result = serde_json::to_string(view).unwrap_or_default();
+        match resumable_upload::complete(conn, id, epoch, &result, until).await? {
+            Swap::Done => Ok(()),
+            // Undoes the rows.
+            Swap::Stale => Err(DbError::Conflict { what: format!("the state of upload {id}") }),
+        }
+    }
+}
+
+/// Whether nobody else can have gone on with it.
+async fn still_held(api: &Api, told: Option<Told<'_>>) -> bool {
+    let Some(told) = told else { return true };
+    let hold = async |conn: &mut Conn| -> Result<Swap, DbError> { told.hold(conn).await };
+    matches!(write(&api.db, hold).await, Ok(Swap::Done))
 }
 
 /// What is to become of an upload.
@@ -134,10 +171,11 @@ async fn rows(
     wanted: &Wanted,
     image: &Finished,
     found: &Image,
+    told: Option<Told<'_>>,
 ) -> Result<UploadView, ApiError> {
     let patience = tokio::time::Instant::now() + ROWS_PATIENCE;
     loop {
-        let insert = async |conn: &mut Conn| insert(conn, trail, wanted, image, found).await;
+        let insert = async |conn: &mut Conn| insert(conn, trail, wanted, image, found, told).await;
         match write(&api.db, insert).await {
             Ok(outcome) => return Ok(outcome?),
             // Whether it is in the tables is for people to look.
@@ -164,7 +202,14 @@ async fn insert(
     wanted: &Wanted,
     image: &Finished,
     found: &Image,
+    told: Option<Told<'_>>,
 ) -> Result<Result<UploadView, Refusal>, DbError> {
+    if let Some(told) = told
+        && told.hold(conn).await? == Swap::Stale
+    {
+        let message = "another replica goes on with this upload";
+        return Ok(Err(Refusal::conflict("taken_over", message)));
+    }
     let decision = match decide(conn, wanted).await? {
         Ok(decision) => decision,
         Err(refusal) => return Ok(Err(refusal)),
@@ -199,7 +244,11 @@ async fn insert(
     };
     let inserted = template_wish::insert(conn, &new, &decision.placement).await?;
     trail.done(conn).await?;
-    Ok(Ok(UploadView::new(&decision, &inserted)))
+    let view = UploadView::new(&decision, &inserted);
+    if let Some(told) = told {
+        told.complete(conn, &view).await?;
+    }
+    Ok(Ok(view))
 }
 
 /// Takes an image out of the store again, unless somebody else's row refers to it.

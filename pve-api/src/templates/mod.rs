@@ -15,6 +15,7 @@ mod intake;
 mod keep;
 mod placement;
 mod primary;
+pub(crate) mod resumable;
 mod sync;
 mod tasks;
 mod upload;
@@ -44,6 +45,7 @@ use views::{DetailView, InstanceView, InstancesView, ListedView};
 /// Every route of templates.
 pub(crate) fn routes(routes: Routes) -> Routes {
     use Scope::{Read, Write};
+    let routes = resumable::routes(routes);
     routes
         .get(Read, "/templates", "List templates", list)
         .post(Write, "/templates/upload", "Upload template", upload::upload)

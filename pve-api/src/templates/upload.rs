@@ -50,7 +50,7 @@ pub(crate) async fn upload(
         let outcome = match receive(&api, &mut trail, &mut count, request).await {
             Ok(Received { uploads, wanted, writer, _slot }) => {
                 let finish = writer.finish(wanted.sha256.as_deref());
-                keep(&api, &trail, &uploads, &wanted, finish).await
+                keep(&api, &trail, &uploads, &wanted, finish, None).await
             }
             Err(error) => Err(error),
         };

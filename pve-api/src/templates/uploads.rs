@@ -17,6 +17,8 @@ use crate::error::{ApiError, Refusal};
 pub(crate) struct Uploads {
     pub store: ImageStore,
     pub max_bytes: u64,
+    /// This process, to others that hold uploads.
+    pub(super) holder: Arc<str>,
     slots: Arc<Semaphore>,
     /// Held for reading from before an image is in the store until its row is in the tables, and
     /// for writing by whoever takes an image out again: two uploads may be of the same content.
@@ -26,7 +28,8 @@ pub(crate) struct Uploads {
 impl Uploads {
     pub(crate) fn new(store: ImageStore, max_bytes: u64, at_once: usize) -> Self {
         let slots = Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS)));
-        Self { store, max_bytes, slots, settled: Arc::default() }
+        let holder = format!("{:032x}", rand::random::<u128>()).into();
+        Self { store, max_bytes, holder, slots, settled: Arc::default() }
     }
     /// A place among those that come in at once, until it is dropped.
     pub(super) fn slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {

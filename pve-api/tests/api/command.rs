@@ -27,10 +27,10 @@ async fn refusal(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 /// A server that listens.
-struct Serving {
-    child: Child,
+pub(crate) struct Serving {
+    pub child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    address: String,
+    pub address: String,
 }
 
 impl Serving {
@@ -39,8 +39,12 @@ impl Serving {
     }
 
     async fn start_with(database_url: &str, arguments: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", database_url, arguments).await
+    }
+
+    pub(crate) async fn start_at(listen: &str, database_url: &str, arguments: &[&str]) -> Self {
         let mut child = command(&["serve", "--database-url", database_url])
-            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--listen", listen, "--log-format", "json"])
             .args(arguments)
             .spawn()
             .unwrap();
@@ -55,7 +59,7 @@ impl Serving {
         Self { child, log, address }
     }
 
-    async fn get(&self, path: &str) -> io::Result<String> {
+    pub(crate) async fn get(&self, path: &str) -> io::Result<String> {
         let mut stream = TcpStream::connect(&self.address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -64,7 +68,7 @@ impl Serving {
         Ok(answer)
     }
 
-    async fn becomes_ready(&self) {
+    pub(crate) async fn becomes_ready(&self) {
         let ready = async {
             while !self.get("/readyz").await.is_ok_and(|it| it.starts_with("HTTP/1.1 200")) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -351,7 +355,7 @@ async fn an_upload_under_way_at_sigterm_is_finished() {
 }
 
 /// One node with one storage that takes everything.
-async fn a_cluster(database: &TestDatabase) {
+pub(crate) async fn a_cluster(database: &TestDatabase) {
     let rows = "INSERT INTO pve_cluster (cluster_name, api_url, user_id, user_token) \
                 VALUES ('lab', 'https://pve', 'a@pve!t', 's'); \
                 INSERT INTO pve_node (node_name, cluster_id, status, resource_hash) \
