@@ -122,6 +122,10 @@ pub struct ServeArgs {
     /// How many images may come in at once; who comes later is asked to try again.
     #[arg(long, env = "MAX_UPLOADS", default_value = "4")]
     pub max_uploads: std::num::NonZeroUsize,
+    /// How long an upload that can be resumed waits for its next bytes, as in 24h or 7d, and how long
+    /// it is known afterwards what became of it.
+    #[arg(long, env = "RESUMABLE_EXPIRES", default_value = "24h", value_parser = long_duration)]
+    pub resumable_expires: Duration,
     /// File with the 32-byte key of the operator. The addresses at which nodes fetch images are
     /// signed with a key that follows from it, or, without it, with one that the database keeps.
     #[arg(long, env = "SECRET_KEY_FILE", value_name = "FILE")]

@@ -39,8 +39,16 @@ pub enum Auth {
 pub(crate) struct Caller {
     /// The name of the token.
     pub name: String,
+    pub scope: Scope,
     pub remote_address: Option<String>,
     pub request_id: Option<String>,
+}
+
+impl Caller {
+    /// Whoever has a token of that name, and is not calling right now.
+    pub(crate) fn of_token(name: &str) -> Self {
+        Self { name: name.to_owned(), scope: Scope::Write, remote_address: None, request_id: None }
+    }
 }
 
 /// Lets a request pass if its token may do what the route is for.
@@ -56,8 +64,8 @@ pub(crate) async fn guard(
     };
     let address = request.extensions().get::<Remote>().map(|Remote(address)| *address);
     let named = request.extensions().get::<Named>().cloned().unwrap_or_default();
-    let name = match admit(&api, request.headers(), needed, address, &named).await {
-        Ok(name) => name,
+    let (name, scope) = match admit(&api, request.headers(), needed, address, &named).await {
+        Ok(admitted) => admitted,
         Err(denied) => {
             let (head, body) = request.into_parts();
             linger::leave(body, &head.headers, &api.settings.tasks);
@@ -66,6 +74,7 @@ pub(crate) async fn guard(
     };
     let caller = Caller {
         name,
+        scope,
         remote_address: address.map(|address| address.to_string()),
         request_id: request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()),
     };
@@ -73,16 +82,16 @@ pub(crate) async fn guard(
     next.run(request).await
 }
 
-/// The name of whoever calls. A token costs one look at the table, be it right or wrong.
+/// The name of whoever calls, and what they may do. A token costs one look at the table, be it right or wrong.
 async fn admit(
     api: &Api,
     headers: &HeaderMap,
     needed: Scope,
     address: Option<IpAddr>,
     named: &Named,
-) -> Result<String, Denied> {
+) -> Result<(String, Scope), Denied> {
     if api.settings.auth == Auth::Off {
-        return Ok(ANYBODY.to_owned());
+        return Ok((ANYBODY.to_owned(), Scope::Admin));
     }
     let shown = bearer(headers).ok_or(Denied::NoToken)?;
     let row = read(&api.db, async |conn: &mut Conn| token::find(conn, shown).await).await?;
@@ -103,7 +112,7 @@ async fn admit(
     }
     let row = row?;
     note_use(api, &row);
-    Ok(row.name)
+    Ok((row.name, row.scope))
 }
 
 /// Pure: what a token that was found is worth.

@@ -117,6 +117,7 @@ impl ApiError {
             Self::Store(ImageError::TooLarge { .. }) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "too_large")
             }
+            Self::Store(ImageError::Going) => (StatusCode::LOCKED, "upload_busy"),
             Self::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "image_store_unavailable"),
             Self::Refused(refusal) => (refusal.status, refusal.reason),
         }
@@ -127,6 +128,11 @@ impl ApiError {
         self.status().1
     }
 
+    /// The HTTP status.
+    pub(crate) fn code(&self) -> u16 {
+        self.status().0.as_u16()
+    }
+
     /// Whether it is the caller's to change, and not ours.
     pub(crate) fn is_callers(&self) -> bool {
         self.status().0.is_client_error()
@@ -134,7 +140,7 @@ impl ApiError {
 
     /// What the caller is told. A database's own words may name hosts and tables, so they are
     /// for the log only.
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         match self {
             Self::Db(known @ (DbError::Unmigrated { .. } | DbError::TooNew { .. })) => {
                 known.to_string()
@@ -145,9 +151,11 @@ impl ApiError {
             Self::Db(_) => {
                 "something is wrong on our side; the log says what, by the request's id".to_owned()
             }
-            Self::Store(known @ (ImageError::Mismatch { .. } | ImageError::TooLarge { .. })) => {
-                known.to_string()
-            }
+            Self::Store(
+                known @ (ImageError::Mismatch { .. }
+                | ImageError::TooLarge { .. }
+                | ImageError::Going),
+            ) => known.to_string(),
             Self::Store(ImageError::Full { .. }) => {
                 "the image store is full; an administrator has to make room".to_owned()
             }

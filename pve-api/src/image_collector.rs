@@ -29,7 +29,7 @@ enum CollectError {
 }
 
 /// Collects for as long as it is polled. Dropping it is safe.
-pub async fn run(db: Db, images: ImageStore) {
+pub(crate) async fn run(db: Db, images: ImageStore) {
     loop {
         tokio::time::sleep(EVERY).await;
         if let Err(error) = round(&db, &images, SystemTime::now()).await {

@@ -29,7 +29,7 @@ mod door;
 mod envelope;
 mod error;
 mod health;
-pub mod image_collector;
+mod image_collector;
 mod images;
 mod linger;
 pub mod logging;
@@ -92,6 +92,8 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// How many uploads may come in at once.
     pub max_uploads: usize,
+    /// How long a resumable upload waits for its next bytes.
+    pub resumable_expires: Duration,
     /// What the addresses of images are signed with; none is a key that the database keeps.
     pub image_key: Option<ImageUrlKey>,
     /// Bytes a second for all images that nodes fetch; none is no limit.
@@ -124,6 +126,7 @@ impl Default for Settings {
             images: None,
             max_upload_bytes: 50 << 30,
             max_uploads: 4,
+            resumable_expires: Duration::from_hours(24),
             image_key: None,
             image_rate: None,
             image_rate_per_cluster: None,
@@ -164,6 +167,11 @@ pub fn router(db: Db) -> Router {
 ///
 /// Serve it through a [`Door`], so that the record of changes has the address of callers.
 pub fn router_with(db: Db, settings: Settings) -> Router {
+    service(db, settings).0
+}
+
+/// [`router_with`], and what has to be done beside it for as long as it is served.
+pub fn service(db: Db, settings: Settings) -> (Router, Chores) {
     let metrics = metrics::Metrics::new();
     settings.connections.register(metrics.registry());
     let access = access::Access {
@@ -188,10 +196,13 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
     };
     let (v1, scopes) = v1().finish();
     let guard = middleware::from_fn_with_state((api.clone(), scopes), auth::guard);
-    Router::new()
+    let speak = middleware::from_fn(templates::resumable::speak);
+    let chores = Chores(api.clone());
+    let router = Router::new()
         .nest(
             routes::BASE,
             v1.route_layer(guard)
+                .route_layer(speak)
                 .route_layer(middleware::from_fn(patience::bound))
                 .with_state(api.clone()),
         )
@@ -208,7 +219,24 @@ pub fn router_with(db: Db, settings: Settings) -> Router {
         .layer(middleware::from_fn_with_state(origins, cors::share))
         .layer(middleware::from_fn_with_state(privacy, protect::headers))
         .layer(middleware::from_fn_with_state(access, access::tell))
-        .layer(middleware::from_fn(request_id::carry))
+        .layer(middleware::from_fn(request_id::carry));
+    (router, chores)
+}
+
+/// What an API with images does besides answering: it deletes what nobody needs, and finishes
+/// uploads that were left.
+#[derive(Debug)]
+#[must_use = "somebody has to run them"]
+pub struct Chores(Api);
+
+impl Chores {
+    /// Runs for as long as it is polled. Dropping it is safe.
+    pub async fn run(self) {
+        let Self(api) = self;
+        let Some(uploads) = &api.uploads else { return std::future::pending().await };
+        let collect = image_collector::run(api.db.clone(), uploads.store.clone());
+        tokio::join!(collect, templates::resumable::sweep::run(api.clone()));
+    }
 }
 
 /// Everything below `/api/v1`.

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     in_flight: IntGauge,
     refused: IntCounterVec,
     pub(crate) uploads: UploadMetrics,
+    pub(crate) resumable: ResumableMetrics,
     pub(crate) images: ImageMetrics,
     pub(crate) watch: WatchMetrics,
 }
@@ -30,6 +31,14 @@ pub(crate) struct Metrics {
 #[derive(Clone, Debug)]
 pub(crate) struct UploadMetrics {
     in_progress: IntGauge,
+    bytes: IntCounter,
+    ended: IntCounterVec,
+}
+
+/// What comes in, in several goes.
+#[derive(Clone, Debug)]
+pub(crate) struct ResumableMetrics {
+    open: IntGauge,
     bytes: IntCounter,
     ended: IntCounterVec,
 }
@@ -144,6 +153,50 @@ impl UploadMetrics {
     pub(crate) fn begin(&self) -> UploadCount {
         self.in_progress.inc();
         UploadCount { metrics: self.clone(), result: "hung_up" }
+    }
+
+    /// Counts a part of an upload while it is carried.
+    pub(crate) fn carry(&self) -> InFlight {
+        InFlight::new(&self.in_progress)
+    }
+}
+
+impl ResumableMetrics {
+    fn new(registry: &Registry) -> Self {
+        let open = IntGauge::new(
+            "pve_api_resumable_uploads_open",
+            "Resumable uploads that are neither done nor failed.",
+        )
+        .expect(VALID);
+        let bytes = IntCounter::new(
+            "pve_api_resumable_bytes_total",
+            "Bytes that came in for resumable uploads, those that came twice too.",
+        )
+        .expect(VALID);
+        let ended = IntCounterVec::new(
+            Opts::new("pve_api_resumable_uploads_total", "Resumable uploads that ended, by how."),
+            &["result"],
+        )
+        .expect(VALID);
+        for result in ["done", "failed", "expired", "terminated"] {
+            ended.with_label_values(&[result]);
+        }
+        registry.register(Box::new(open.clone())).expect(ONCE);
+        registry.register(Box::new(bytes.clone())).expect(ONCE);
+        registry.register(Box::new(ended.clone())).expect(ONCE);
+        Self { open, bytes, ended }
+    }
+
+    pub(crate) fn open(&self, sessions: usize) {
+        self.open.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn ended(&self, result: &str) {
+        self.ended.with_label_values(&[result]).inc();
     }
 }
 
@@ -318,7 +371,8 @@ impl Metrics {
         registry.register(Box::new(process)).expect(ONCE);
         let (uploads, images) = (UploadMetrics::new(&registry), ImageMetrics::new(&registry));
         let watch = WatchMetrics::new(&registry);
-        Self { registry, requests, duration, in_flight, refused, uploads, images, watch }
+        let resumable = ResumableMetrics::new(&registry);
+        Self { registry, requests, duration, in_flight, refused, uploads, resumable, images, watch }
     }
 
     pub(crate) fn registry(&self) -> &Registry {

@@ -66,10 +66,20 @@ impl Routes {
 
     methods! {
         get = GET;
+        head = HEAD;
         post = POST;
         put = PUT;
         patch = PATCH;
         delete = DELETE;
+    }
+
+    /// What anybody may ask: it is answered without a token.
+    pub(crate) fn options<H, T, A>(self, path: &'static str, says: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Api> + Described<A>,
+        T: 'static,
+    {
+        self.add(None, &Method::OPTIONS, path, says, handler)
     }
 
     fn add<H, T, A>(
@@ -155,7 +165,8 @@ mod tests {
                     continue;
                 };
                 let Some(needed) = route.scope else { continue };
-                assert_eq!(needed > Scope::Read, *method != Method::GET || ADMINS.contains(&path));
+                let changes = *method != Method::GET || WRITERS.contains(&path);
+                assert_eq!(needed > Scope::Read, changes || ADMINS.contains(&path));
                 let nobody = ask(method, path, None).await;
                 assert_eq!(nobody, StatusCode::UNAUTHORIZED, "{method} {path}");
                 for (scope, token) in &tokens {
@@ -167,6 +178,9 @@ mod tests {
             }
         }
     }
+
+    /// What is read by those alone who go on with it.
+    const WRITERS: [&str; 1] = ["/files/{id}"];
 
     /// What is read by administrators alone.
     const ADMINS: [&str; 0] = [];

@@ -9,7 +9,7 @@ use schema::{Conn, Db, DbError, token};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::args::ServeArgs;
-use crate::{Auth, Door, Settings, TlsError, image_collector, router_with};
+use crate::{Auth, Chores, Door, Settings, TlsError, service};
 
 /// Why the API could not be served. Each of them needs a person.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub struct Server {
     db: Db,
     door: Door,
     router: axum::Router,
-    images: Option<ImageStore>,
+    chores: Chores,
     auth: Auth,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -71,11 +71,12 @@ impl Server {
         let mut settings = settings(args)?;
         let door = Door::bind(args.listen, &args.door).await?;
         door.furnish(&mut settings);
-        let (tasks, images) = (settings.tasks.clone(), settings.images.clone());
+        let tasks = settings.tasks.clone();
         let stopping = settings.stopping.clone();
+        let (router, chores) = service(db.clone(), settings);
         Ok(Self {
-            images,
-            router: router_with(db.clone(), settings),
+            chores,
+            router,
             db,
             door,
             auth: args.auth,
@@ -115,12 +116,9 @@ impl Server {
                 first_token(&self.db).await;
             }
             tracing::info!("The API is ready");
-            match self.images {
-                Some(images) => tokio::select! {
-                    () = image_collector::run(self.db.clone(), images) => {}
-                    () = &mut ended => {}
-                },
-                None => ended.await,
+            tokio::select! {
+                () = self.chores.run() => {}
+                () = &mut ended => {}
             }
             Ok::<_, DbError>(())
         };
@@ -128,7 +126,7 @@ impl Server {
         tokio::pin!(drained);
         let outcome = tokio::select! {
             outcome = fit_until_ended => outcome,
-            () = &mut drained => Ok(()),
+            () = &mut drained => return Ok(()),
         };
         stop.cancel();
         if outcome.is_ok() {
@@ -162,6 +160,7 @@ fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
         images: args.images.as_deref().map(ImageStore::open).transpose()?,
         max_upload_bytes: args.max_upload_bytes.get(),
         max_uploads: args.max_uploads.get(),
+        resumable_expires: args.resumable_expires,
         image_key,
         image_rate: args.image_rate,
         image_rate_per_cluster: args.image_rate_per_cluster,

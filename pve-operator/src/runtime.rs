@@ -87,21 +87,18 @@ impl Operator {
             settings.images.clone_from(&templates.images);
             settings.max_upload_bytes = args.max_upload_bytes.get();
             settings.image_key.clone_from(&image_key);
-            if let Some(images) = settings.images.clone() {
-                let collect = pve_api::image_collector::run(db.clone(), images);
-                let stop = stop.clone();
-                tasks.spawn(async move {
-                    tokio::select! {
-                        () = collect => {}
-                        () = stop.cancelled() => {}
-                    }
-                });
-            }
+            api.furnish(&mut settings);
+            let (router, chores) = pve_api::service(db.clone(), settings);
+            let stopped = stop.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = chores.run() => {}
+                    () = stopped.cancelled() => {}
+                }
+            });
             if args.api_auth == pve_api::Auth::Tokens {
                 pve_api::first_token(&db).await;
             }
-            api.furnish(&mut settings);
-            let router = pve_api::router_with(db.clone(), settings);
             tasks.spawn(api.serve(router, stop.clone()));
         }
         let clusters = Clusters::default();

@@ -46,6 +46,7 @@ pub mod leftover;
 pub mod node;
 pub mod page;
 pub mod reservation;
+pub mod resumable_upload;
 pub mod revision;
 pub mod secret;
 pub mod storage;

@@ -8,12 +8,13 @@ use crate::sql::{self, Sql};
 use crate::{ClusterId, Conn, DbError, cluster};
 
 /// Tables with a `cluster_id` beside those that can be followed.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "vm_ipaddress",
     "vmid_reservation",
     "cluster_lease",
     "pve_cluster_status",
     "template_leftover",
+    "resumable_upload",
 ];
 
 /// Clusters of which some table still has rows though `pve_cluster` has none.

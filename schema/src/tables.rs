@@ -336,6 +336,28 @@ diesel::table! {
 }
 
 diesel::table! {
+    resumable_upload (id) {
+        id -> Text,
+        cluster_id -> BigInt,
+        metadata -> Text,
+        total_bytes -> BigInt,
+        received_bytes -> BigInt,
+        status -> Text,
+        epoch -> BigInt,
+        holder -> Nullable<Text>,
+        held_until -> Nullable<Timestamp>,
+        expires_at -> Timestamp,
+        result -> Nullable<Text>,
+        error_code -> Nullable<Integer>,
+        error_reason -> Nullable<Text>,
+        error_message -> Nullable<Text>,
+        gmt_create -> Timestamp,
+        gmt_modified -> Timestamp,
+        creator -> Text,
+    }
+}
+
+diesel::table! {
     installation (name) {
         name -> Text,
         value -> Text,

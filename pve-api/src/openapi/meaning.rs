@@ -26,6 +26,12 @@ pub(super) fn meaning(name: &str) -> &'static str {
             "The revision of the last message that came: only what changed after it is told."
         }
         "Last-Event-ID" => "The same as `since`, and stronger: browsers send it by themselves.",
+        "Tus-Resumable" => "The version of the protocol.",
+        "Upload-Length" => "How many bytes there will be.",
+        "Upload-Offset" => "How many bytes are there already.",
+        "Upload-Metadata" => "Names and base64, as in `filename eC5xY293Mg==,cluster_id MQ==`.",
+        "Upload-Checksum" => "Algorithm and digest in base64 of this request's bytes.",
+        "X-HTTP-Method-Override" => "The method that is meant.",
         _ => "",
     }
 }

@@ -75,6 +75,11 @@ const LONGEST_NAME: usize = 255;
 const MOST_NODES: usize = 1000;
 
 impl Form {
+    /// Whether there is such a field.
+    pub(super) fn knows(name: &str) -> bool {
+        FIELDS.contains(&name)
+    }
+
     /// Which of the fields this is; each may come once.
     pub(super) fn begin(&mut self, name: Option<&str>) -> Result<&'static str, ApiError> {
         let known = FIELDS.iter().find(|field| Some(**field) == name);
@@ -137,7 +142,7 @@ impl Form {
             );
             return Err(ApiError::invalid(FILE, message));
         }
-        Format::check_file_name(name).map_err(super::upload::wrong_image)?;
+        Format::check_file_name(name).map_err(super::keep::wrong_image)?;
         self.file_name = Some(name.to_owned());
         Ok(())
     }

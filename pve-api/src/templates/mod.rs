@@ -12,11 +12,14 @@ mod delete;
 mod form;
 mod form_request;
 mod intake;
+mod keep;
 mod placement;
 mod primary;
+pub(crate) mod resumable;
 mod sync;
 mod tasks;
 mod upload;
+mod uploads;
 mod version;
 mod views;
 mod world;
@@ -28,7 +31,7 @@ use schema::template_view::{self, TemplateFilter};
 use schema::token::Scope;
 use schema::{ClusterId, Conn, TemplateId};
 
-pub(crate) use upload::Uploads;
+pub(crate) use uploads::Uploads;
 pub(crate) use views::TaskView;
 
 use crate::Api;
@@ -43,6 +46,7 @@ use views::{DetailView, InstanceView, InstancesView, ListedView};
 /// Every route of templates.
 pub(crate) fn routes(routes: Routes) -> Routes {
     use Scope::{Read, Write};
+    let routes = resumable::routes(routes);
     routes
         .get(Read, "/templates", "List templates", list)
         .post(Write, "/templates/upload", "Upload template", upload::upload)

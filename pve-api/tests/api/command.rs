@@ -28,7 +28,7 @@ pub(crate) async fn refusal(arguments: &[&str]) -> (Option<i32>, String) {
 
 /// A server that listens.
 pub(crate) struct Serving {
-    child: Child,
+    pub child: Child,
     log: Lines<BufReader<ChildStderr>>,
     pub address: String,
 }
@@ -39,8 +39,12 @@ impl Serving {
     }
 
     pub(crate) async fn start_with(database_url: &str, arguments: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", database_url, arguments).await
+    }
+
+    pub(crate) async fn start_at(listen: &str, database_url: &str, arguments: &[&str]) -> Self {
         let mut child = command(&["serve", "--database-url", database_url])
-            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--listen", listen, "--log-format", "json"])
             // A pipe that nobody reads holds some hundreds of lines.
             .env("RUST_LOG", "info,pve_api::access=warn")
             .args(arguments)

@@ -3,6 +3,7 @@
 //! ```text
 //! PREFIX/uploads/ID       images; there once the last part was acknowledged
 //! PREFIX/unfinished/ID    the S3 id of an upload that is under way, so that any process can end it
+//! PREFIX/resumable/ID/…   pieces of uploads that come in several goes
 //! PREFIX/check            written to see whether the bucket takes objects
 //! ```
 //!
@@ -125,7 +126,17 @@ impl Bucket {
 
     pub(super) async fn create(self: &Arc<Self>) -> Result<Parts, ImageError> {
         self.may_write()?;
-        let id = random_id();
+        self.begin(random_id()).await
+    }
+
+    /// [`create`](Self::create), under a name that somebody who crashed may have begun before.
+    pub(super) async fn create_as(self: &Arc<Self>, id: String) -> Result<Parts, ImageError> {
+        self.may_write()?;
+        self.end_marked(&id).await?;
+        self.begin(id).await
+    }
+
+    async fn begin(self: &Arc<Self>, id: String) -> Result<Parts, ImageError> {
         let name = ObjectName::of_upload(&id)?;
         let upload = self
             .s3
@@ -210,7 +221,7 @@ impl Bucket {
 
     pub(super) async fn list(&self) -> Result<Vec<Stored>, ImageError> {
         let mut images = Vec::new();
-        for meta in self.objects(BY_UPLOAD).await? {
+        for meta in self.objects(&self.folder(BY_UPLOAD)).await? {
             let id = meta.location.filename().unwrap_or_default();
             // Somebody else's objects stay out of the list, and so are never collected.
             let Ok(name) = ObjectName::of_upload(id) else { continue };
@@ -223,28 +234,32 @@ impl Bucket {
     pub(super) async fn sweep_unfinished(&self, age: Duration) -> Result<usize, ImageError> {
         self.may_write()?;
         let mut ended = 0;
-        for meta in self.objects(UNFINISHED).await? {
+        for meta in self.objects(&self.folder(UNFINISHED)).await? {
             let id = meta.location.filename().unwrap_or_default().to_owned();
             let heard_of = SystemTime::from(meta.last_modified);
             // The bucket's clock may be ahead of ours.
             let old = heard_of.elapsed().unwrap_or_default() >= age;
-            let (true, Ok(name)) = (old && !self.live().contains(&id), ObjectName::of_upload(&id))
-            else {
-                continue;
-            };
-            let marker = match self.s3.get(&meta.location).await {
-                Ok(marker) => marker.bytes().await,
-                Err(error) => Err(error),
-            };
-            let upload = match marker {
-                Ok(upload) => String::from_utf8_lossy(&upload).into_owned(),
-                Err(object_store::Error::NotFound { .. }) => continue,
-                Err(error) => return Err(self.error("read", &error)),
-            };
-            self.end(&name, &id, upload).await?;
-            ended += 1;
+            if old && !self.live().contains(&id) && self.end_marked(&id).await? {
+                ended += 1;
+            }
         }
         Ok(ended)
+    }
+
+    /// Ends the upload that a note tells of, if there is one.
+    async fn end_marked(&self, id: &str) -> Result<bool, ImageError> {
+        let Ok(name) = ObjectName::of_upload(id) else { return Ok(false) };
+        let marker = match self.s3.get(&self.marker(id)).await {
+            Ok(marker) => marker.bytes().await,
+            Err(error) => Err(error),
+        };
+        let upload = match marker {
+            Ok(upload) => String::from_utf8_lossy(&upload).into_owned(),
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(self.error("read", &error)),
+        };
+        self.end(&name, id, upload).await?;
+        Ok(true)
     }
 
     /// Throws away an upload's parts, then the note of it; one that is finished stays.
@@ -291,13 +306,16 @@ impl Bucket {
         format!("{doing} {}", self.shown)
     }
 
-    fn may_write(&self) -> Result<(), ImageError> {
+    pub(super) fn may_write(&self) -> Result<(), ImageError> {
         if self.writable { Ok(()) } else { Err(ImageError::ReadOnly) }
     }
 
-    async fn objects(&self, folder: &str) -> Result<Vec<ObjectMeta>, ImageError> {
-        let prefix = self.prefix.clone().join(folder);
-        let objects = self.s3.list(Some(&prefix)).try_collect().await;
+    pub(super) fn folder(&self, name: &str) -> Path {
+        self.prefix.clone().join(name)
+    }
+
+    pub(super) async fn objects(&self, below: &Path) -> Result<Vec<ObjectMeta>, ImageError> {
+        let objects = self.s3.list(Some(below)).try_collect().await;
         objects.map_err(|error| self.error("list", &error))
     }
 

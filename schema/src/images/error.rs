@@ -57,6 +57,9 @@ pub enum ImageError {
     /// A write of this upload failed or was dropped half-way, so it can not be finished.
     #[error("the upload is not whole; start it again")]
     NotWhole,
+    /// Somebody else brings bytes of this upload, or makes an image of them. Retry.
+    #[error("another request of this upload is under way; try again when it has ended")]
+    Going,
     /// A name that this store never gave.
     #[error("{name:?} is not the name of an image in the store")]
     Name { name: String },

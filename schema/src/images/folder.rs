@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/.lock              held by the one process that writes
 //! ROOT/unfinished/ID      uploads that are under way
+//! ROOT/resumable/ID       uploads that come in several goes
 //! ROOT/sha256/DIGEST      images; a rename brings them here whole
 //! ```
 //!
@@ -21,6 +22,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, Stream};
 
+use super::append::{Appends, RESUMABLE};
 use super::name::{BY_CONTENT, random_id};
 use super::{ImageError, ObjectName, Stored};
 
@@ -36,6 +38,7 @@ pub(super) struct Folder {
     lock: Option<File>,
     /// Names in `unfinished` that somebody writes right now.
     live: Mutex<HashSet<String>>,
+    pub(super) appends: Mutex<Appends>,
     /// Taken to bring an image in and to take one out, so that [`delete_unchanged`] never removes
     /// what was brought in again after it was listed.
     ///
@@ -46,7 +49,7 @@ pub(super) struct Folder {
 /// All methods block.
 impl Folder {
     pub(super) fn open(root: PathBuf) -> Result<Self, ImageError> {
-        for folder in [BY_CONTENT, UNFINISHED] {
+        for folder in [BY_CONTENT, UNFINISHED, RESUMABLE] {
             let folder = root.join(folder);
             fs::create_dir_all(&folder)
                 .map_err(|e| ImageError::io("make the folder", &folder, e))?;
@@ -63,14 +66,19 @@ impl Folder {
             Err(TryLockError::WouldBlock) => return Err(ImageError::InUse { folder: root }),
             Err(TryLockError::Error(e)) => return Err(ImageError::io("lock", &path, e)),
         }
-        let folder =
-            Self { root, lock: Some(lock), live: Mutex::default(), turn: Mutex::default() };
+        let folder = Self { lock: Some(lock), ..Self::open_read_only(root) };
         folder.check()?;
         Ok(folder)
     }
 
     pub(super) fn open_read_only(root: PathBuf) -> Self {
-        Self { root, lock: None, live: Mutex::default(), turn: Mutex::default() }
+        Self {
+            root,
+            lock: None,
+            live: Mutex::default(),
+            appends: Mutex::default(),
+            turn: Mutex::default(),
+        }
     }
 
     /// Writes and removes a small file; when only reading, looks whether the folder is there.
@@ -87,9 +95,7 @@ impl Folder {
     }
 
     pub(super) fn create(self: &Arc<Self>) -> Result<Unfinished, ImageError> {
-        if self.lock.is_none() {
-            return Err(ImageError::ReadOnly);
-        }
+        self.may_write()?;
         let name = random_id();
         let path = self.root.join(UNFINISHED).join(&name);
         held(&self.live).insert(name.clone());
@@ -120,18 +126,14 @@ impl Folder {
     }
 
     pub(super) fn delete(&self, object: &ObjectName) -> Result<(), ImageError> {
-        if self.lock.is_none() {
-            return Err(ImageError::ReadOnly);
-        }
+        self.may_write()?;
         let _turn = held(&self.turn);
         remove(&self.path(object))
     }
 
     /// Deletes an image unless it was brought in again since it was listed.
     pub(super) fn delete_unchanged(&self, seen: &Stored) -> Result<bool, ImageError> {
-        if self.lock.is_none() {
-            return Err(ImageError::ReadOnly);
-        }
+        self.may_write()?;
         let path = self.path(&seen.name);
         let _turn = held(&self.turn);
         match fs::metadata(&path).and_then(|meta| meta.modified()) {
@@ -155,9 +157,7 @@ impl Folder {
 
     /// Removes uploads that nobody writes and that were last written longer than `age` ago.
     pub(super) fn sweep_unfinished(&self, age: Duration) -> Result<usize, ImageError> {
-        if self.lock.is_none() {
-            return Err(ImageError::ReadOnly);
-        }
+        self.may_write()?;
         let folder = self.root.join(UNFINISHED);
         let mut removed = 0;
         for (name, meta) in files(&folder)? {
@@ -171,12 +171,51 @@ impl Folder {
         Ok(removed)
     }
 
+    /// Makes a file of ours visible under its digest; where the file system can, it keeps its own
+    /// name too, so that this can be done again.
+    pub(super) fn publish_copy(&self, path: &Path, sha256: &str) -> Result<ObjectName, ImageError> {
+        let object = ObjectName::of_content(sha256)?;
+        let target = self.path(&object);
+        let fail = |e| ImageError::io("rename to", &target, e);
+        let copy = self.root.join(UNFINISHED).join(random_id());
+        let _turn = held(&self.turn);
+        // Today's time tells the collector that somebody wants this content.
+        File::open(path).and_then(|file| file.set_modified(SystemTime::now())).map_err(fail)?;
+        match fs::hard_link(path, &copy) {
+            Ok(()) => {
+                fs::rename(&copy, &target).map_err(fail)?;
+                // It stays where it is if both names are of this very file already.
+                remove(&copy)?;
+            }
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
+                ) =>
+            {
+                fs::rename(path, &target).map_err(fail)?;
+            }
+            Err(e) => return Err(fail(e)),
+        }
+        let folder = self.root.join(BY_CONTENT);
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(fail)?;
+        Ok(object)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn may_write(&self) -> Result<(), ImageError> {
+        if self.lock.is_some() { Ok(()) } else { Err(ImageError::ReadOnly) }
+    }
+
     fn path(&self, object: &ObjectName) -> PathBuf {
         self.root.join(object.as_str())
     }
 }
 
-fn remove(path: &Path) -> Result<(), ImageError> {
+pub(super) fn remove(path: &Path) -> Result<(), ImageError> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ImageError::io("remove", path, e)),
         _ => Ok(()),
@@ -184,7 +223,7 @@ fn remove(path: &Path) -> Result<(), ImageError> {
 }
 
 /// The regular files of a folder. One that vanishes meanwhile is left out.
-fn files(folder: &Path) -> Result<Vec<(String, fs::Metadata)>, ImageError> {
+pub(super) fn files(folder: &Path) -> Result<Vec<(String, fs::Metadata)>, ImageError> {
     let fail = |e| ImageError::io("list", folder, e);
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {
@@ -288,6 +327,6 @@ impl Drop for Unfinished {
 }
 
 /// What these locks guard is whole between any two statements, so a panic elsewhere spoils nothing.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

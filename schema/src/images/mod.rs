@@ -10,8 +10,11 @@
 //! chooses. In a folder the digest is the name, so the same content twice is one file; in a bucket
 //! the name is random, because renaming there means copying 50 GB.
 //!
+//! An upload may also come in several goes, across connections and restarts: see [`Arrival`].
+//!
 //! Who refers to an image is for the tables to say: the store lists, and deletes what it is told.
 
+mod append;
 mod bucket;
 mod digest;
 mod error;
@@ -19,6 +22,8 @@ mod folder;
 mod location;
 mod name;
 mod parts;
+mod pieces;
+mod resumable;
 mod sink;
 mod writer;
 
@@ -39,6 +44,7 @@ use sink::Sink;
 
 pub use error::ImageError;
 pub use name::ObjectName;
+pub use resumable::{Arrival, From, Gathered, SessionId};
 pub use writer::{Finished, ImageWriter};
 
 /// Where images are kept. Clones are the same store.

@@ -9,6 +9,7 @@ mod connections;
 mod lists;
 mod migrations;
 mod mirror;
+mod resumable;
 mod task_changes;
 mod templates;
 mod tokens;

@@ -20,14 +20,15 @@ const KEY: &str = "AKIAEXAMPLE";
 const SECRET: &str = "hunter2";
 
 /// An S3 server with the bucket `images`; gone when dropped.
-struct Server {
+#[derive(Debug)]
+pub(crate) struct Server {
     root: TempDir,
     address: String,
     _connections: JoinSet<()>,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("images")).unwrap();
         let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
@@ -55,7 +56,7 @@ impl Server {
         format!("s3://images/lab/pve?endpoint=http://{}&region=lab", self.address)
     }
 
-    fn store(&self) -> ImageStore {
+    pub(crate) fn store(&self) -> ImageStore {
         open(&self.url(), SECRET)
     }
 
@@ -67,7 +68,7 @@ impl Server {
         names
     }
 
-    async fn eventually_empty(&self) {
+    pub(crate) async fn eventually_empty(&self) {
         let emptied = async {
             while !self.objects().is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -3,4 +3,5 @@
 mod bucket;
 mod folder;
 mod formats;
+mod resumable;
 mod stores;
