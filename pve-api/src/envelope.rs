@@ -4,7 +4,7 @@ use axum::{
     Json,
     response::{IntoResponse, Response},
 };
-use schema::page::{Listed, Listing};
+use schema::page::Listing;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
@@ -19,12 +19,13 @@ pub(crate) struct Answer<T>(pub T);
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(inline)]
 pub(crate) struct List<T> {
-    pub total: i64,
+    /// Null where the page goes on `after` a row.
+    pub total: Option<i64>,
     pub list: Vec<T>,
 }
 
 impl<V> List<V> {
-    pub(crate) fn of<R>(rows: Listing<R>, view: impl FnMut(Listed<R>) -> V) -> Self {
+    pub(crate) fn of<R>(rows: Listing<R>, view: impl FnMut(R) -> V) -> Self {
         Self { total: rows.total, list: rows.list.into_iter().map(view).collect() }
     }
 }

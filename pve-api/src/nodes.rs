@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use schema::node::{self, NodeFilter, NodeRow, NodeStatus};
-use schema::page::{Listed, Page};
+use schema::page::{Listed, SortKey};
 use schema::{ClusterId, NodeId};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -11,19 +11,23 @@ use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::{FromQuery, Params, Query};
-use crate::read::read;
+use crate::query::{FromQuery, Paged, Params, Query, Sortable};
+use crate::read::{ask, read};
 use crate::view::{Moment, Time, time};
 
 /// `GET /nodes`: one page of the nodes that pass every filter, newest id first; nodes that left
 /// their cluster only with `status=removed`.
 pub(crate) async fn list(
     State(api): State<Api>,
-    Params((page, filter)): Params<(Page, NodeFilter)>,
+    Params(Paged(page, filter)): Params<Paged<NodeFilter>>,
 ) -> Result<Answer<List<NodeView>>, ApiError> {
-    let nodes = read(&api.db, async |conn| node::list(conn, &filter, page).await).await?;
+    let nodes = ask(&api.db, async |conn| node::list(conn, &filter, page).await).await?;
     let now = Moment::now(&api.settings);
     Ok(Answer(List::of(nodes, |node| NodeView::new(node, now))))
+}
+
+impl Sortable for NodeFilter {
+    const SORTS: &[SortKey] = node::SORTS;
 }
 
 impl FromQuery for NodeFilter {

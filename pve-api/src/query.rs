@@ -6,7 +6,7 @@ use std::{convert::Infallible, fmt::Display};
 use axum::{extract::FromRequestParts, http::request::Parts};
 use percent_encoding::percent_decode_str;
 use schema::Revision;
-use schema::page::Page;
+use schema::page::{Page, Sort, SortKey, Start};
 use serde_json::{Value, json};
 
 use crate::error::{ApiError, printable};
@@ -55,6 +55,21 @@ impl FromQuery for () {
 impl FromQuery for Page {
     fn from_query(query: &mut Query) -> Result<Self, ApiError> {
         query.page()
+    }
+}
+
+/// One page of a list, and which rows are in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paged<F>(pub Page, pub F);
+
+/// A filter of a list that can be sorted by more than the id.
+pub(crate) trait Sortable {
+    const SORTS: &[SortKey];
+}
+
+impl<F: FromQuery + Sortable> FromQuery for Paged<F> {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self(query.page_by(F::SORTS)?, F::from_query(query)?))
     }
 }
 
@@ -135,24 +150,36 @@ impl Query {
         }
     }
 
-    /// `page` and `page_size`.
+    /// `page`, `page_size` and `after`, and `sort` by id.
     pub(crate) fn page(&mut self) -> Result<Page, ApiError> {
+        self.page_by(&[SortKey::ID])
+    }
+
+    /// `page`, `page_size`, `after`, and `sort` by one of `keys`.
+    pub(crate) fn page_by(&mut self, keys: &[SortKey]) -> Result<Page, ApiError> {
         let mut page = Page::default();
-        let number = |most: u32, default: u32| json!({"type": "integer", "minimum": 1, "maximum": most, "default": default});
-        self.describe("page", || number(u32::MAX, page.page));
-        self.describe("page_size", || number(LARGEST_PAGE, page.page_size));
-        if let Some(text) = self.take("page")? {
-            let number = text.parse().ok().filter(|number| *number > 0);
-            page.page = number.ok_or_else(|| {
+        let whole = |most: u32, default: u32| json!({"type": "integer", "minimum": 1, "maximum": most, "default": default});
+        self.describe("page", || whole(u32::MAX, 1));
+        self.describe("page_size", || whole(LARGEST_PAGE, page.page_size));
+        self.describe("sort", || {
+            json!({"type": "string", "enum": both_ways(keys), "default": "-id"})
+        });
+        let number = self.take("page")?.map(|text| {
+            let number = text.parse::<u32>().ok().filter(|number| *number > 0);
+            number.ok_or_else(|| {
                 wrong("page", &text, format!("a whole number from 1 to {}", u32::MAX))
-            })?;
-        }
+            })
+        });
+        let number = number.transpose()?;
         if let Some(text) = self.take("page_size")? {
             let number = text.parse().ok().filter(|number| (1..=LARGEST_PAGE).contains(number));
             page.page_size = number.ok_or_else(|| {
                 wrong("page_size", &text, format!("a whole number from 1 to {LARGEST_PAGE}"))
             })?;
         }
+        let sort = self.take("sort")?.map(|text| sort(&text, keys)).transpose()?;
+        let after = self.number("after")?;
+        page.start = start(number, sort, after)?;
         Ok(page)
     }
 
@@ -252,6 +279,39 @@ fn decoded(text: &str) -> Result<String, ApiError> {
     }
 }
 
+/// `-name` is from the last to the first.
+fn sort(text: &str, keys: &[SortKey]) -> Result<Sort, ApiError> {
+    let (word, descending) = match text.strip_prefix('-') {
+        Some(word) => (word, true),
+        None => (text, false),
+    };
+    match keys.iter().find(|key| key.word == word) {
+        Some(key) => Ok(Sort { key: *key, descending }),
+        None => Err(wrong("sort", text, one_of(both_ways(keys).iter().map(String::as_str)))),
+    }
+}
+
+/// Every word that `sort` may be.
+fn both_ways(keys: &[SortKey]) -> Vec<String> {
+    keys.iter().flat_map(|key| [key.word.to_owned(), format!("-{}", key.word)]).collect()
+}
+
+/// Pure: `after` goes on from a row in the one order that lets it.
+fn start(page: Option<u32>, sort: Option<Sort>, after: Option<i64>) -> Result<Start, ApiError> {
+    let Some(after) = after else {
+        return Ok(Start::Number(page.unwrap_or(1), sort.unwrap_or(Sort::NEWEST_FIRST)));
+    };
+    if page.is_some() {
+        let message = "after goes on from a row and page counts from the start; give one of them";
+        return Err(ApiError::invalid("after", message));
+    }
+    if sort.is_some_and(|sort| sort != Sort::NEWEST_FIRST) {
+        let message = "after goes on by id, newest first; leave sort out, or write -id";
+        return Err(ApiError::invalid("after", message));
+    }
+    Ok(Start::After(after))
+}
+
 fn wrong(name: &str, text: &str, expected: impl Display) -> ApiError {
     ApiError::invalid(name, format!("{name} is `{}`; write {expected}", printable(text)))
 }
@@ -322,13 +382,40 @@ mod tests {
 
     #[test]
     fn pages_begin_at_1_and_hold_at_most_100() {
-        assert_eq!(query("").page().unwrap(), Page { page: 1, page_size: 10 });
-        assert_eq!(query("page=3&page_size=100").page().unwrap(), Page { page: 3, page_size: 100 });
+        assert_eq!(query("").page().unwrap(), Page::number(1, 10));
+        assert_eq!(query("page=3&page_size=100").page().unwrap(), Page::number(3, 100));
         for raw in ["page=0", "page=-1", "page=x", "page=4294967296"] {
             assert_eq!(field(&query(raw).page().unwrap_err()), "page", "{raw}");
         }
         for raw in ["page_size=0", "page_size=101", "page_size=ten"] {
             assert_eq!(field(&query(raw).page().unwrap_err()), "page_size", "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_sorted_by_what_it_has_both_ways() {
+        let name = schema::node::SORTS[1];
+        let by = |raw| query(raw).page_by(schema::node::SORTS);
+
+        let down = Start::Number(2, Sort { key: name, descending: true });
+        assert_eq!(by("sort=-name&page=2").unwrap().start, down);
+        let up = Start::Number(1, Sort { key: name, descending: false });
+        assert_eq!(by("sort=name").unwrap().start, up);
+        assert_eq!(by("sort=-id").unwrap(), Page::default());
+        for raw in ["sort=colour", "sort=--name", "sort=Name", "sort=-", "sort=%2Bname"] {
+            let error = by(raw).unwrap_err();
+            assert_eq!(field(&error), "sort", "{raw}");
+            assert!(error.to_string().ends_with("write one of id, -id, name, -name"), "{error}");
+        }
+        query("sort=name").page().unwrap_err();
+    }
+
+    #[test]
+    fn a_cursor_goes_on_by_id_alone() {
+        let after = query("after=41&page_size=20&sort=-id").page().unwrap();
+        assert_eq!(after, Page::after(41, 20));
+        for raw in ["after=0", "after=x", "after=41&page=1", "after=41&sort=id"] {
+            assert_eq!(field(&query(raw).page().unwrap_err()), "after", "{raw}");
         }
     }
 }

@@ -29,6 +29,27 @@ where
     }
 }
 
+/// Runs `work`, which asks one statement and so sees one moment without a transaction, that is
+/// without the two round trips of one. As [`read`] otherwise.
+pub(crate) async fn ask<T, F>(db: &Db, work: F) -> Result<T, ApiError>
+where
+    for<'c> F: AsyncFn(&'c mut Conn) -> Result<T, DbError>
+        + Transaction<&'c mut Conn, Result<T, DbError>, Run: Send>
+        + Send
+        + Sync,
+    T: Send,
+{
+    let asked = async { work(&mut db.conn().await?).await };
+    match timeout(LONGEST, asked).await {
+        Ok(Err(error @ DbError::Query(_))) => {
+            timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
+            Err(error.into())
+        }
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(ApiError::Slow),
+    }
+}
+
 /// Runs `work` in one transaction that may write; it is run again when it collides with another.
 pub(crate) async fn write<T, F>(db: &Db, work: F) -> Result<T, ApiError>
 where

@@ -1,7 +1,7 @@
 //! `/storages`: storages as each node sees them, one row per node and storage.
 
 use axum::extract::State;
-use schema::page::{Listed, Page};
+use schema::page::{Listed, SortKey};
 use schema::storage::{self, StorageFilter, StorageRow};
 use schema::{ClusterId, NodeId, StorageId};
 use schemars::JsonSchema;
@@ -11,18 +11,22 @@ use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::{FromQuery, Params, Query};
-use crate::read::read;
+use crate::query::{FromQuery, Paged, Params, Query, Sortable};
+use crate::read::{ask, read};
 use crate::view::{Moment, Time, parts, time};
 
 /// `GET /storages`: one page of the storages that pass every filter, newest id first.
 pub(crate) async fn list(
     State(api): State<Api>,
-    Params((page, filter)): Params<(Page, StorageFilter)>,
+    Params(Paged(page, filter)): Params<Paged<StorageFilter>>,
 ) -> Result<Answer<List<StorageView>>, ApiError> {
-    let storages = read(&api.db, async |conn| storage::list(conn, &filter, page).await).await?;
+    let storages = ask(&api.db, async |conn| storage::list(conn, &filter, page).await).await?;
     let now = Moment::now(&api.settings);
     Ok(Answer(List::of(storages, |storage| StorageView::new(storage, now))))
+}
+
+impl Sortable for StorageFilter {
+    const SORTS: &[SortKey] = storage::SORTS;
 }
 
 impl FromQuery for StorageFilter {

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use schema::guest::{self, GuestFilter, GuestKind, GuestRow};
 use schema::ip_address::{self, AddressRow};
-use schema::page::{Listed, Page};
+use schema::page::{Listed, Page, SortKey};
 use schema::{ClusterId, GuestId, NodeId};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,18 +12,22 @@ use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::{FromQuery, Params, Query};
-use crate::read::read;
+use crate::query::{FromQuery, Paged, Params, Query, Sortable};
+use crate::read::{ask, read};
 use crate::view::{Moment, Time, parts, time};
 
 /// `GET /vms`: one page of the guests that pass every filter, newest id first.
 pub(crate) async fn list(
     State(api): State<Api>,
-    Params((page, filter)): Params<(Page, GuestFilter)>,
+    Params(Paged(page, filter)): Params<Paged<GuestFilter>>,
 ) -> Result<Answer<List<GuestView>>, ApiError> {
-    let guests = read(&api.db, async |conn| guest::list(conn, &filter, page).await).await?;
+    let guests = ask(&api.db, async |conn| guest::list(conn, &filter, page).await).await?;
     let now = Moment::now(&api.settings);
     Ok(Answer(List::of(guests, |guest| GuestView::new(guest, now))))
+}
+
+impl Sortable for GuestFilter {
+    const SORTS: &[SortKey] = guest::SORTS;
 }
 
 impl FromQuery for GuestFilter {
@@ -69,12 +73,9 @@ pub(crate) async fn list_addresses(
     });
     let mut addresses = addresses.await?.ok_or_else(|| no_such_guest(id))?;
     addresses.sort_unstable_by_key(|row| std::cmp::Reverse(row.id));
-    let total = i64::try_from(addresses.len()).unwrap_or(i64::MAX);
     // A guest has few, so a page is cut here.
-    let size = usize::try_from(page.page_size).unwrap_or(usize::MAX);
-    let before = usize::try_from(page.page - 1).unwrap_or(usize::MAX).saturating_mul(size);
-    let list = addresses.into_iter().skip(before).take(size).map(AddressView::from).collect();
-    Ok(Answer(List { total, list }))
+    let (total, list) = page.cut(addresses, |row| row.id);
+    Ok(Answer(List { total, list: list.into_iter().map(AddressView::from).collect() }))
 }
 
 fn no_such_guest(id: i64) -> ApiError {

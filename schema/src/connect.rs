@@ -74,6 +74,8 @@ pub(crate) fn pool(url: &DatabaseUrl) -> Result<Pools, DbError> {
         }
         Backend::Postgres => {
             let mut config = ManagerConfig::<AsyncPgConnection>::default();
+            // The driver hears of a connection that ends, so none needs to be asked first.
+            config.recycling_method = RecyclingMethod::Fast;
             config.custom_setup = Box::new(|url| {
                 let url = url.to_owned();
                 async move {

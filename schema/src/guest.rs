@@ -13,13 +13,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, CHUNK, Content, Row, Written, record};
 use crate::db::on;
-use crate::page::{self, Listed, Listing, Page};
+use crate::page::{Listed, Listing, OfCluster, Page, Search, SortKey, of_clusters};
 use crate::revision::{self, Changes, Followed, Table};
 use crate::sql::{self, Sql, There};
 use crate::tables::{pve_vm, vm_ipaddress};
 use crate::text::{NAME, WORD, fit_in_place, fit_some};
 use crate::tombstone::{self, Grave};
-use crate::{ClusterId, Conn, DbError, Flag, GuestId, NodeId, Revision, Timestamp, node};
+use crate::{
+    ClusterId, Conn, DbError, Flag, GuestId, NodeId, Revision, Timestamp, guest_tag, node,
+};
 
 /// What the mirror knows of a guest from the list of resources.
 #[derive(Clone, Debug, Eq, PartialEq, QueryableByName)]
@@ -210,7 +212,44 @@ pub async fn write(
     let revision = revision::raise(conn, Table::Guest).await?;
     let mut written = delete(conn, cluster_id, &gone, revision).await?;
     written += plan.act(conn, cluster_id, revision).await?;
+    note_tags(conn, cluster_id, &there, &plan).await?;
     Ok(written)
+}
+
+/// Keeps `pve_vm_tag` of the guests that were just written.
+async fn note_tags(
+    conn: &mut Conn,
+    cluster_id: ClusterId,
+    there: &[There<Linked>],
+    plan: &batch::Plan<'_, Linked>,
+) -> Result<(), DbError> {
+    let before: HashMap<i64, Option<&str>> =
+        there.iter().map(|row| (row.id, row.content.guest.tags.as_deref())).collect();
+    let retagged: Vec<(i64, Option<&str>)> = plan
+        .update
+        .iter()
+        .map(|(id, linked)| (*id, linked.guest.tags.as_deref()))
+        .filter(|(id, tags)| before.get(id) != Some(tags))
+        .collect();
+    guest_tag::replace(conn, cluster_id, &retagged).await?;
+
+    let tagged: HashMap<i64, &str> = plan
+        .insert
+        .iter()
+        .filter_map(|linked| Some((linked.guest.vmid, linked.guest.tags.as_deref()?)))
+        .collect();
+    let vmids: Vec<i64> = tagged.keys().copied().collect();
+    for part in vmids.chunks(CHUNK) {
+        let rows = pve_vm::table
+            .filter(pve_vm::cluster_id.eq(cluster_id))
+            .filter(pve_vm::vmid.eq_any(part))
+            .select((pve_vm::id, pve_vm::vmid));
+        let rows: Vec<(i64, i64)> = on!(conn, c => rows.load(c).await?);
+        let new: Vec<_> =
+            rows.into_iter().map(|(id, vmid)| (id, tagged.get(&vmid).copied())).collect();
+        guest_tag::add(conn, cluster_id, &new).await?;
+    }
+    Ok(())
 }
 
 /// Notes that these guests were seen at `at`. Raises no revision: a moment is not a change.
@@ -308,6 +347,7 @@ async fn delete(
         let ids: Vec<i64> = part.iter().map(|grave| grave.row_id).collect();
         let addresses = vm_ipaddress::table.filter(vm_ipaddress::vm_id.eq_any(&ids));
         written.followed += on!(conn, c => diesel::delete(addresses).execute(c).await?) as u64;
+        guest_tag::forget(conn, &ids).await?;
         let rows = pve_vm::table.filter(pve_vm::id.eq_any(&ids));
         written.deleted += on!(conn, c => diesel::delete(rows).execute(c).await?) as u64;
     }
@@ -381,15 +421,29 @@ pub struct GuestFilter {
     pub kind: Option<GuestKind>,
 }
 
-/// One page of the guests that pass `filter`. Call it within [`crate::Db::read`].
+/// What guests can be sorted by.
+pub const SORTS: &[SortKey] =
+    &[SortKey::ID, SortKey::nullable("name", "vm_name"), SortKey::new("vmid", "vmid")];
+
+/// One page of the guests that pass `filter`. One statement, so it needs no transaction.
 pub async fn list(
     conn: &mut Conn,
     filter: &GuestFilter,
     page: Page,
-) -> Result<Listing<GuestRow>, DbError> {
-    let mut conditions = Sql::new("")
-        .and("pve_vm.cluster_id", filter.cluster_id)
-        .and("pve_cluster.cluster_name", filter.cluster_name.as_ref())
+) -> Result<Listing<Listed<GuestRow>>, DbError> {
+    search(filter, page).page(conn, page).await
+}
+
+/// One guest.
+pub async fn get(conn: &mut Conn, id: GuestId) -> Result<Option<Listed<GuestRow>>, DbError> {
+    of_clusters!("pve_vm").one(conn, id.0).await
+}
+
+/// Those with a tag are looked for among the tags, which need the guests beside them only if
+/// something else is asked of these.
+pub(crate) fn search(filter: &GuestFilter, page: Page) -> Search<'_> {
+    let of_cluster = OfCluster { id: filter.cluster_id, name: filter.cluster_name.as_ref() };
+    let of_guest = Sql::new("")
         .and("pve_vm.node_id", filter.node_id)
         .and("pve_vm.node_name", filter.node_name.as_ref())
         .and("pve_vm.status", filter.status.as_ref())
@@ -398,34 +452,19 @@ pub async fn list(
         .and("pve_vm.pool", filter.pool.as_ref())
         .and("pve_vm.is_template", filter.is_template.map(Flag))
         .and("pve_vm.kind", filter.kind.map(GuestKind::as_str));
-    if let Some(tag) = &filter.tag {
-        conditions = conditions.push(" AND (pve_vm.tags = ").bind(tag);
-        for pattern in tag_patterns(tag) {
-            conditions = conditions.push(" OR pve_vm.tags LIKE ").bind(pattern).push(" ESCAPE '!'");
-        }
-        conditions = conditions.push(")");
-    }
-    page::list(conn, Table::Guest, &conditions, page).await
-}
-
-/// One guest.
-pub async fn get(conn: &mut Conn, id: GuestId) -> Result<Option<Listed<GuestRow>>, DbError> {
-    page::get(conn, Table::Guest, id.0).await
-}
-
-/// As in the query; not the backslash, which MariaDB reads as its own escape first.
-const ESCAPE: char = '!';
-
-/// LIKE patterns for `tag` at the start, in the middle and at the end of `a;b;c`.
-fn tag_patterns(tag: &str) -> [String; 3] {
-    let mut plain = String::with_capacity(tag.len());
-    for c in tag.chars() {
-        if matches!(c, '%' | '_' | ESCAPE) {
-            plain.push(ESCAPE);
-        }
-        plain.push(c);
-    }
-    [format!("{plain};%"), format!("%;{plain};%"), format!("%;{plain}")]
+    let all = of_clusters!("pve_vm");
+    let Some(tag) = &filter.tag else {
+        let conditions = of_cluster.condition("pve_vm.cluster_id").append(&of_guest);
+        return Search { conditions, ..all };
+    };
+    let tags_alone = of_guest.params() == 0 && page.is_by_id();
+    let among = if tags_alone {
+        "pve_vm_tag"
+    } else {
+        "pve_vm_tag JOIN pve_vm ON pve_vm.id = pve_vm_tag.vm_id"
+    };
+    let tagged = of_cluster.condition("pve_vm_tag.cluster_id").and("pve_vm_tag.tag", Some(tag));
+    Search { among: (among, "pve_vm_tag.vm_id"), conditions: tagged.append(&of_guest), ..all }
 }
 
 async fn numbered(

@@ -35,6 +35,7 @@ pub mod audit;
 pub mod cluster;
 pub mod cluster_status;
 pub mod guest;
+pub mod guest_tag;
 pub mod image_format;
 pub mod image_url;
 pub mod image_use;

@@ -60,7 +60,8 @@ macro_rules! migration {
 const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_tables", minimum: 1),
     migration!(2, "0002_template_pipeline", minimum: 1),
-    migration!(3, "0005_resumable_upload", minimum: 1),
+    migration!(3, "0003_list_indexes", minimum: 1),
+    migration!(4, "0005_resumable_upload", minimum: 1),
 ];
 
 /// The version of the tables that this program is written for.

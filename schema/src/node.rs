@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, CHUNK, Content, Row, Written, record};
 use crate::db::on;
-use crate::page::{self, Listed, Listing, Page};
+use crate::page::{Listed, Listing, OfCluster, Page, Search, SortKey, of_clusters};
 use crate::revision::{self, Changes, Followed, Table};
 use crate::sql::{self, Sql, There};
 use crate::tables::{pve_node, pve_vm};
@@ -333,27 +333,34 @@ pub struct NodeFilter {
     pub status: Option<NodeStatus>,
 }
 
-/// One page of the nodes that pass `filter`. Call it within [`crate::Db::read`].
+/// What nodes can be sorted by.
+pub const SORTS: &[SortKey] = &[SortKey::ID, SortKey::new("name", "node_name")];
+
+/// One page of the nodes that pass `filter`. One statement, so it needs no transaction.
 pub async fn list(
     conn: &mut Conn,
     filter: &NodeFilter,
     page: Page,
-) -> Result<Listing<NodeRow>, DbError> {
-    let conditions = Sql::new("")
-        .and("pve_node.cluster_id", filter.cluster_id)
-        .and("pve_cluster.cluster_name", filter.cluster_name.as_ref())
+) -> Result<Listing<Listed<NodeRow>>, DbError> {
+    search(filter).page(conn, page).await
+}
+
+/// One node, removed or not.
+pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<Listed<NodeRow>>, DbError> {
+    of_clusters!("pve_node").one(conn, id.0).await
+}
+
+pub(crate) fn search(filter: &NodeFilter) -> Search<'_> {
+    let of_cluster = OfCluster { id: filter.cluster_id, name: filter.cluster_name.as_ref() };
+    let conditions = of_cluster
+        .condition("pve_node.cluster_id")
         .and("pve_node.id", filter.node_id)
         .and("pve_node.node_name", filter.node_name.as_ref());
     let conditions = match filter.status {
         Some(status) => conditions.and("pve_node.status", Some(status.as_str())),
         None => conditions.push(" AND pve_node.status <> ").bind(NodeStatus::Removed.as_str()),
     };
-    page::list(conn, Table::Node, &conditions, page).await
-}
-
-/// One node, removed or not.
-pub async fn get(conn: &mut Conn, id: NodeId) -> Result<Option<Listed<NodeRow>>, DbError> {
-    page::get(conn, Table::Node, id.0).await
+    Search { conditions, ..of_clusters!("pve_node") }
 }
 
 async fn named(

@@ -6,11 +6,14 @@
 
 use std::borrow::Cow;
 
+use diesel::QueryResult;
 use diesel::deserialize::{self, FromSql, QueryableByName};
 use diesel::mysql::Mysql;
 use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::row::NamedRow;
-use diesel::sql_types::{BigInt, Nullable, Text, Timestamp as Time};
+use diesel::serialize::ToSql;
+use diesel::sql_types::{BigInt, HasSqlType, Nullable, Text, Timestamp as Time, Untyped};
 use diesel::sqlite::Sqlite;
 use diesel_async::RunQueryDsl;
 
@@ -25,6 +28,7 @@ use crate::{
 pub(crate) struct Sql<'a> {
     text: String,
     params: Vec<Param<'a>>,
+    prepared_once: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +42,7 @@ pub(crate) enum Param<'a> {
 
 impl<'a> Sql<'a> {
     pub(crate) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), params: Vec::new() }
+        Self { text: text.to_owned(), params: Vec::new(), prepared_once: false }
     }
 
     pub(crate) fn push(mut self, text: &str) -> Self {
@@ -92,20 +96,57 @@ impl<'a> Sql<'a> {
         self
     }
 
-    /// PostgreSQL numbers its parameters.
-    fn render(&self, backend: Backend) -> String {
-        if backend != Backend::Postgres {
-            return self.text.clone();
+    /// How many parameters there are.
+    pub(crate) fn params(&self) -> usize {
+        self.params.len()
+    }
+
+    /// Says that this statement comes again and again with other parameters, so that the database
+    /// need parse it only once for each connection. Not for a statement of which there are hundreds.
+    pub(crate) fn prepared_once(mut self) -> Self {
+        self.prepared_once = true;
+        self
+    }
+}
+
+impl QueryId for Sql<'_> {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl Query for Sql<'_> {
+    type SqlType = Untyped;
+}
+
+/// Each `?` becomes what this database calls its parameters.
+impl<DB> QueryFragment<DB> for Sql<'_>
+where
+    DB: diesel::backend::Backend + HasSqlType<BigInt> + HasSqlType<Text> + HasSqlType<Time>,
+    i64: ToSql<BigInt, DB>,
+    str: ToSql<Text, DB>,
+    Timestamp: ToSql<Time, DB>,
+{
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, DB>) -> QueryResult<()> {
+        if !self.prepared_once {
+            out.unsafe_to_cache_prepared();
         }
-        let mut text = String::with_capacity(self.text.len() + 2 * self.params.len());
+        let mut params = self.params.iter();
         for (index, part) in self.text.split('?').enumerate() {
             if index > 0 {
-                text.push('$');
-                text.push_str(&index.to_string());
+                match params.next().expect("bind writes one ? for each parameter") {
+                    Param::Int(value) => out.push_bind_param::<BigInt, _>(value)?,
+                    Param::Text(value) => out.push_bind_param::<Text, str>(value)?,
+                    Param::MaybeInt(value) => out.push_bind_param::<Nullable<BigInt>, _>(value)?,
+                    Param::MaybeText(None) => {
+                        out.push_bind_param::<Nullable<Text>, Option<&str>>(&None)?;
+                    }
+                    Param::MaybeText(Some(value)) => out.push_bind_param::<Text, str>(value)?,
+                    Param::Time(value) => out.push_bind_param::<Nullable<Time>, _>(value)?,
+                }
             }
-            text.push_str(part);
+            out.push_sql(part);
         }
-        text
+        Ok(())
     }
 }
 
@@ -119,27 +160,9 @@ impl<R> AnyRow for R where
 {
 }
 
-/// Binds the parameters of `$sql`, whatever the database of `$text` is.
-macro_rules! bound {
-    ($sql:expr, $text:expr) => {{
-        let mut query = diesel::sql_query($text).into_boxed();
-        for param in &$sql.params {
-            query = match param {
-                Param::Int(value) => query.bind::<BigInt, _>(*value),
-                Param::Text(value) => query.bind::<Text, _>(&**value),
-                Param::MaybeInt(value) => query.bind::<Nullable<BigInt>, _>(*value),
-                Param::MaybeText(value) => query.bind::<Nullable<Text>, _>(value.as_deref()),
-                Param::Time(value) => query.bind::<Nullable<Time>, _>(*value),
-            };
-        }
-        query
-    }};
-}
-
 /// Every row of the answer.
 pub(crate) async fn fetch<R: AnyRow>(conn: &mut Conn, sql: &Sql<'_>) -> Result<Vec<R>, DbError> {
-    let text = sql.render(conn.backend());
-    Ok(on!(conn, c => bound!(sql, text).load::<R>(c).await?))
+    Ok(on!(conn, c => sql.clone().load::<R>(c).await?))
 }
 
 /// The first row, if there is one.
@@ -149,8 +172,7 @@ pub(crate) async fn first<R: AnyRow>(conn: &mut Conn, sql: &Sql<'_>) -> Result<O
 
 /// Runs a statement, and says how many rows it changed.
 pub(crate) async fn execute(conn: &mut Conn, sql: &Sql<'_>) -> Result<u64, DbError> {
-    let text = sql.render(conn.backend());
-    Ok(on!(conn, c => bound!(sql, text).execute(c).await?) as u64)
+    Ok(on!(conn, c => sql.clone().execute(c).await?) as u64)
 }
 
 /// Runs an INSERT of one row, and says the id that it got.
@@ -294,8 +316,8 @@ mod tests {
     fn only_postgres_numbers_its_parameters() {
         let sql = Sql::new("SELECT 1 FROM t WHERE a IN ").list([1, 2]).and("b", Some("x"));
 
-        let sqlite = sql.render(Backend::Sqlite);
-        let postgres = sql.render(Backend::Postgres);
+        let sqlite = diesel::debug_query::<Sqlite, _>(&sql).to_string();
+        let postgres = diesel::debug_query::<Pg, _>(&sql).to_string();
 
         assert_eq!(sqlite, "SELECT 1 FROM t WHERE a IN (?, ?) AND b = ?");
         assert_eq!(postgres, "SELECT 1 FROM t WHERE a IN ($1, $2) AND b = $3");

@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 
 use crate::batch::{self, CHUNK, Content, Row, Written, record};
 use crate::db::on;
-use crate::page::{self, Listed, Listing, Page};
+use crate::page::{Listed, Listing, OfCluster, Page, Search, SortKey, of_clusters};
 use crate::revision::{self, Changes, Followed, Table};
 use crate::sql::{self, Sql, There};
 use crate::tables::pve_storage;
@@ -233,36 +233,43 @@ pub struct StorageFilter {
     pub shared: Option<bool>,
 }
 
-/// One page of the storages that pass `filter`. Call it within [`crate::Db::read`].
+/// What storages can be sorted by.
+pub const SORTS: &[SortKey] = &[SortKey::ID, SortKey::new("name", "storage_name")];
+
+/// One page of the storages that pass `filter`. One statement, so it needs no transaction.
 pub async fn list(
     conn: &mut Conn,
     filter: &StorageFilter,
     page: Page,
-) -> Result<Listing<StorageRow>, DbError> {
-    let mut conditions = Sql::new("")
-        .and("pve_storage.cluster_id", filter.cluster_id)
-        .and("pve_cluster.cluster_name", filter.cluster_name.as_ref())
+) -> Result<Listing<Listed<StorageRow>>, DbError> {
+    search(filter).page(conn, page).await
+}
+
+/// One storage on one node.
+pub async fn get(conn: &mut Conn, id: StorageId) -> Result<Option<Listed<StorageRow>>, DbError> {
+    of_clusters!("pve_storage").one(conn, id.0).await
+}
+
+pub(crate) fn search(filter: &StorageFilter) -> Search<'_> {
+    let of_cluster = OfCluster { id: filter.cluster_id, name: filter.cluster_name.as_ref() };
+    let mut conditions = of_cluster
+        .condition("pve_storage.cluster_id")
         .and("pve_storage.node_name", filter.node_name.as_ref())
         .and("pve_storage.storage_name", filter.name.as_ref())
         .and("pve_storage.type", filter.kind.as_ref())
         .and("pve_storage.active", filter.active.map(Flag))
         .and("pve_storage.shared", filter.shared.map(Flag));
     if let Some(node) = filter.node_id {
-        conditions = conditions
-            .push(
-                " AND EXISTS (SELECT 1 FROM pve_node WHERE pve_node.cluster_id = \
-                 pve_storage.cluster_id AND pve_node.node_name = pve_storage.node_name \
-                 AND pve_node.id = ",
-            )
-            .bind(node)
-            .push(")");
+        for column in ["cluster_id", "node_name"] {
+            conditions = conditions
+                .push(&format!(
+                    " AND pve_storage.{column} = (SELECT {column} FROM pve_node WHERE id = "
+                ))
+                .bind(node)
+                .push(")");
+        }
     }
-    page::list(conn, Table::Storage, &conditions, page).await
-}
-
-/// One storage on one node.
-pub async fn get(conn: &mut Conn, id: StorageId) -> Result<Option<Listed<StorageRow>>, DbError> {
-    page::get(conn, Table::Storage, id.0).await
+    Search { conditions, ..of_clusters!("pve_storage") }
 }
 
 /// Rows of these keys. Asked for by node, so the answer of the database holds more than that.

@@ -8,7 +8,8 @@ use crate::sql::{self, Sql};
 use crate::{ClusterId, Conn, DbError, cluster};
 
 /// Tables with a `cluster_id` beside those that can be followed.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
+    "pve_vm_tag",
     "vm_ipaddress",
     "vmid_reservation",
     "cluster_lease",

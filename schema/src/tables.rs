@@ -143,6 +143,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    pve_vm_tag (vm_id, tag) {
+        vm_id -> BigInt,
+        cluster_id -> BigInt,
+        tag -> Text,
+    }
+}
+
+diesel::table! {
     vm_ipaddress (id) {
         id -> BigInt,
         ip_address -> Text,

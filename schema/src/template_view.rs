@@ -10,13 +10,12 @@ use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
 use crate::instance::{self, Desired, InstanceRow, InstanceStatus};
-use crate::page::{Listed, Listing, Page};
-use crate::revision::Table;
+use crate::page::{Listed, Listing, OfCluster, Page, Search, SortKey, of_clusters};
 use crate::sql::{self, Sql};
 use crate::sync_task::{SyncTaskRow, TaskProgress, TaskStatus};
 use crate::template::{Desired as TemplateDesired, TemplateRow, TemplateStatus};
 use crate::upload::{self, UploadRow, UploadStatus};
-use crate::{ClusterId, Conn, DbError, NodeId, SyncTaskId, TemplateId, page};
+use crate::{ClusterId, Conn, DbError, NodeId, SyncTaskId, TemplateId};
 
 /// A template with its newest version.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,32 +130,45 @@ pub(crate) fn shown_task(mut view: TaskView) -> TaskView {
 ///
 /// A result stands until something else is wanted. What is not wanted any more and has not begun,
 /// or whose instance was forgotten, is cancelled; what the operator has not seen is pending.
-const SHOWN_TASK: &str = "CASE \
+macro_rules! shown_task {
+    () => {
+        "CASE \
     WHEN task.status IN ('completed', 'failed', 'cancelled') \
         AND task.observed_generation >= task.generation THEN task.status \
     WHEN instance.id IS NULL OR instance.deleted_id <> 0 OR (instance.desired <> 'available' \
         AND (task.observed_generation < task.generation OR task.status = 'pending')) \
         THEN 'cancelled' \
     WHEN task.observed_generation < task.generation THEN 'pending' \
-    ELSE task.status END";
+    ELSE task.status END"
+    };
+}
+const SHOWN_TASK: &str = shown_task!();
 
-fn tasks(what: &str) -> Sql<'static> {
-    Sql::new(&format!(
-        "SELECT {what} FROM template_sync_task task \
-         LEFT JOIN template_instance instance ON instance.template_id = task.template_id \
-         AND instance.sync_task_id = task.id \
-         LEFT JOIN vm_template template ON template.id = task.template_id WHERE 1 = 1"
-    ))
+/// Every task, for those who follow the table: conditions can be added.
+pub(crate) fn task_rows() -> Sql<'static> {
+    let Search { what, rows, beside, .. } = tasks();
+    Sql::new(&format!("SELECT {what} FROM {} {beside} WHERE 1 = 1", rows.0))
 }
 
-pub(crate) fn task_rows() -> Sql<'static> {
-    tasks(&format!("task.*, {SHOWN_TASK} AS shown, template.template_name AS template_name"))
+/// What is told of tasks, and where they are looked for: the instance says what a task reads as.
+fn tasks() -> Search<'static> {
+    Search {
+        what: concat!(
+            "task.*, ",
+            shown_task!(),
+            " AS shown, template.template_name AS template_name"
+        ),
+        rows: ("template_sync_task task", "task"),
+        beside: "LEFT JOIN template_instance instance ON instance.sync_task_id = task.id \
+                 LEFT JOIN vm_template template ON template.id = task.template_id",
+        among: ("template_sync_task task", "task.id"),
+        conditions: Sql::new(""),
+    }
 }
 
 /// One task.
 pub async fn task(conn: &mut Conn, id: SyncTaskId) -> Result<Option<TaskView>, DbError> {
-    let found = sql::first(conn, &task_rows().and("task.id", Some(id))).await?;
-    Ok(found.map(shown_task))
+    Ok(tasks().one(conn, id.0).await?.map(shown_task))
 }
 
 /// The live instance that a task is for, as it is in the table.
@@ -168,33 +180,38 @@ pub async fn instance_of_task(
     sql::first(conn, &row.bind(id)).await
 }
 
-/// One page of the tasks that pass `filter`, newest first, and how many there are in all.
-///
-/// Call it within [`crate::Db::read`].
+/// One page of the tasks that pass `filter`. One statement, so it needs no transaction.
 pub async fn list_tasks(
     conn: &mut Conn,
     filter: &TaskFilter,
     page: Page,
-) -> Result<(i64, Vec<TaskView>), DbError> {
+) -> Result<Listing<TaskView>, DbError> {
+    let Listing { total, list } = search_tasks(filter).page(conn, page).await?;
+    Ok(Listing { total, list: list.into_iter().map(shown_task).collect() })
+}
+
+pub(crate) fn search_tasks(filter: &TaskFilter) -> Search<'static> {
     let conditions = Sql::new("")
         .and("task.template_id", filter.template_id)
         .and("task.cluster_id", filter.cluster_id)
         .and(SHOWN_TASK, filter.status);
-    let total = sql::number(conn, &tasks("count(*) AS n").append(&conditions)).await?;
-    let rows = task_rows()
-        .append(&conditions)
-        .push(" ORDER BY task.id DESC LIMIT ")
-        .bind(page.limit())
-        .push(" OFFSET ")
-        .bind(page.offset());
-    Ok((total, sql::fetch(conn, &rows).await?.into_iter().map(shown_task).collect()))
+    let all = tasks();
+    let among = match filter.status {
+        None => all.among.0,
+        Some(_) => {
+            "template_sync_task task \
+             LEFT JOIN template_instance instance ON instance.sync_task_id = task.id"
+        }
+    };
+    Search { among: (among, all.among.1), conditions, ..all }
 }
 
 /// One template that is not deleted.
 ///
 /// Call it within [`crate::Db::read`].
 pub async fn template(conn: &mut Conn, id: TemplateId) -> Result<Option<TemplateView>, DbError> {
-    let Some(listed) = page::get::<TemplateRow>(conn, Table::Template, id.0).await? else {
+    let Some(listed) = of_clusters!("vm_template").one::<Listed<TemplateRow>>(conn, id.0).await?
+    else {
         return Ok(None);
     };
     if listed.row.deleted_id != 0 {
@@ -203,16 +220,24 @@ pub async fn template(conn: &mut Conn, id: TemplateId) -> Result<Option<Template
     Ok(viewed(conn, vec![listed]).await?.pop())
 }
 
-/// One page of the templates that pass `filter`, newest first, and how many there are in all.
+/// What templates can be sorted by.
+pub const SORTS: &[SortKey] = &[SortKey::ID, SortKey::new("name", "template_name")];
+
+/// One page of the templates that pass `filter`.
 ///
 /// Call it within [`crate::Db::read`].
 pub async fn list_templates(
     conn: &mut Conn,
     filter: &TemplateFilter,
     page: Page,
-) -> Result<(i64, Vec<TemplateView>), DbError> {
-    let conditions = Sql::new("")
-        .and("vm_template.cluster_id", filter.cluster_id)
+) -> Result<Listing<TemplateView>, DbError> {
+    let Listing { total, list } = search_templates(filter).page(conn, page).await?;
+    Ok(Listing { total, list: viewed(conn, list).await? })
+}
+
+pub(crate) fn search_templates(filter: &TemplateFilter) -> Search<'_> {
+    let conditions = OfCluster { id: filter.cluster_id, name: None }
+        .condition("vm_template.cluster_id")
         .and("vm_template.template_name", filter.template_name.as_ref())
         .push(match filter.status {
             None => " AND deleted_id = 0",
@@ -224,8 +249,7 @@ pub async fn list_templates(
             }
             Some(TemplateStatus::Deleted) => " AND deleted_id <> 0",
         });
-    let Listing { total, list } = page::list(conn, Table::Template, &conditions, page).await?;
-    Ok((total, viewed(conn, list).await?))
+    Search { conditions, ..of_clusters!("vm_template") }
 }
 
 /// The live instances of a template: the newest version first, of each the primary first.

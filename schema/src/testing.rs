@@ -5,9 +5,18 @@
 //! one of them is unset, so that no database goes untested unnoticed; `TEST_DATABASES=sqlite`
 //! says that this is meant.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Db, DbError};
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Nullable, Text};
+
+use crate::guest::{self, GuestFilter};
+use crate::node::{self, NodeFilter};
+use crate::page::Page;
+use crate::storage::{self, StorageFilter};
+use crate::template_view::{self, TaskFilter, TemplateFilter};
+use crate::{Backend, Conn, Db, DbError, sql};
 
 /// A database of its own, gone when dropped.
 #[derive(Debug)]
@@ -146,6 +155,99 @@ pub fn note_secret(secret: &str) {
     // One write, so that the lines of tests that run at once do not mix.
     let noted = file.and_then(|mut file| file.write_all(format!("{secret}\n").as_bytes()));
     noted.expect("TEST_SECRETS names a file that can be written to");
+}
+
+/// A list of the API.
+#[derive(Clone, Debug)]
+pub enum List {
+    Guests(GuestFilter),
+    Nodes(NodeFilter),
+    Storages(StorageFilter),
+    Templates(TemplateFilter),
+    Tasks(TaskFilter),
+}
+
+/// How the database goes about one page of a list, a line for each table or step: by which index it
+/// reads which table, without costs and numbers of rows.
+pub async fn plan(conn: &mut Conn, list: &List, page: Page) -> Result<Vec<String>, DbError> {
+    let search = match list {
+        List::Guests(filter) => guest::search(filter, page),
+        List::Nodes(filter) => node::search(filter),
+        List::Storages(filter) => storage::search(filter),
+        List::Templates(filter) => template_view::search_templates(filter),
+        List::Tasks(filter) => template_view::search_tasks(filter),
+    };
+    let statement = search.statement(page, conn.backend());
+    let explained = |explain| sql::Sql::new(explain).append(&statement);
+    Ok(match conn.backend() {
+        Backend::Sqlite => {
+            let steps: Vec<Step> = sql::fetch(conn, &explained("EXPLAIN QUERY PLAN ")).await?;
+            let mut depth = HashMap::from([(0, 0)]);
+            let line = |step: Step| {
+                let above = depth.get(&step.parent).copied().unwrap_or_default();
+                depth.insert(step.id, above + 1);
+                format!("{}{}", "  ".repeat(above), step.detail)
+            };
+            steps.into_iter().map(line).collect()
+        }
+        Backend::Mysql => {
+            let tables: Vec<Table> = sql::fetch(conn, &explained("EXPLAIN ")).await?;
+            let line = |table: Table| {
+                let of = |part: Option<String>| part.unwrap_or_else(|| "-".to_owned());
+                // The number of a derived table is that of its place in the statement.
+                format!(
+                    "{} {} {} {} {}",
+                    table.select_type,
+                    of(table.table),
+                    of(table.access),
+                    of(table.key),
+                    of(table.extra)
+                )
+            };
+            tables.into_iter().map(line).collect()
+        }
+        Backend::Postgres => {
+            let lines: Vec<Line> = sql::fetch(conn, &explained("EXPLAIN (COSTS OFF) ")).await?;
+            let told = |line: &Line| {
+                let text = line.text.trim_start();
+                text.starts_with("->")
+                    || text.starts_with("Sort Key")
+                    || text.starts_with("InitPlan")
+                    || !line.text.starts_with(' ')
+            };
+            lines.into_iter().filter(told).map(|line| line.text).collect()
+        }
+    })
+}
+
+#[derive(QueryableByName)]
+struct Step {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = BigInt)]
+    parent: i64,
+    #[diesel(sql_type = Text)]
+    detail: String,
+}
+
+#[derive(QueryableByName)]
+struct Table {
+    #[diesel(sql_type = Text)]
+    select_type: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    table: Option<String>,
+    #[diesel(sql_type = Nullable<Text>, column_name = "type")]
+    access: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    key: Option<String>,
+    #[diesel(sql_type = Nullable<Text>, column_name = "Extra")]
+    extra: Option<String>,
+}
+
+#[derive(QueryableByName)]
+struct Line {
+    #[diesel(sql_type = Text, column_name = "QUERY PLAN")]
+    text: String,
 }
 
 /// Column `t` of the answer to any SQL, as text.

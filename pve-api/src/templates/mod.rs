@@ -25,7 +25,7 @@ mod views;
 mod world;
 
 use axum::extract::State;
-use schema::page::Page;
+use schema::page::SortKey;
 use schema::template::TemplateStatus;
 use schema::template_view::{self, TemplateFilter};
 use schema::token::Scope;
@@ -38,7 +38,7 @@ use crate::Api;
 use crate::envelope::{Answer, List};
 use crate::error::ApiError;
 use crate::path::Id;
-use crate::query::{FromQuery, Params, Query};
+use crate::query::{FromQuery, Paged, Params, Query, Sortable};
 use crate::read::read;
 use crate::routes::Routes;
 use views::{DetailView, InstanceView, InstancesView, ListedView};
@@ -70,11 +70,14 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// ones only with `status=deleted`.
 async fn list(
     State(api): State<Api>,
-    Params((page, filter)): Params<(Page, TemplateFilter)>,
+    Params(Paged(page, filter)): Params<Paged<TemplateFilter>>,
 ) -> Result<Answer<List<ListedView>>, ApiError> {
     let list = async |conn: &mut Conn| template_view::list_templates(conn, &filter, page).await;
-    let (total, list) = read(&api.db, list).await?;
-    Ok(Answer(List { total, list: list.into_iter().map(ListedView::new).collect() }))
+    Ok(Answer(List::of(read(&api.db, list).await?, ListedView::new)))
+}
+
+impl Sortable for TemplateFilter {
+    const SORTS: &[SortKey] = template_view::SORTS;
 }
 
 impl FromQuery for TemplateFilter {

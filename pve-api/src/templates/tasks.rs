@@ -17,7 +17,7 @@ use crate::envelope::{Answer, List};
 use crate::error::{ApiError, Refusal};
 use crate::path::Id;
 use crate::query::{FromQuery, Params, Query};
-use crate::read::{read, write};
+use crate::read::{ask, read, write};
 use crate::trail::Trail;
 
 /// `GET /templates/sync-tasks`: one page of the tasks that pass every filter, newest id first.
@@ -26,8 +26,7 @@ pub(super) async fn list(
     Params((page, filter)): Params<(Page, TaskFilter)>,
 ) -> Result<Answer<List<TaskView>>, ApiError> {
     let list = async |conn: &mut Conn| template_view::list_tasks(conn, &filter, page).await;
-    let (total, list) = read(&api.db, list).await?;
-    Ok(Answer(List { total, list: list.into_iter().map(TaskView::new).collect() }))
+    Ok(Answer(List::of(ask(&api.db, list).await?, TaskView::new)))
 }
 
 impl FromQuery for TaskFilter {

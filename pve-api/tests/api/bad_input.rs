@@ -101,8 +101,8 @@ async fn a_parameter_that_nobody_knows_is_named_with_those_that_there_are() {
     assert_eq!(
         body["message"],
         json!(
-            "this path has no parameter `vmid`; it takes page, page_size, cluster_id, \
-             cluster_name, node_id, node_name, name, status"
+            "this path has no parameter `vmid`; it takes page, page_size, sort, after, \
+             cluster_id, cluster_name, node_id, node_name, name, status"
         )
     );
 }
@@ -125,6 +125,8 @@ async fn whatever_a_filter_holds_the_answer_is_a_list_or_a_400() {
         "shared",
         "page",
         "page_size",
+        "sort",
+        "after",
     ];
     let long = "x".repeat(60_000);
     let values = [

@@ -183,3 +183,69 @@ async fn each_row_says_which_cluster_it_is_of() {
         }
     }
 }
+
+#[tokio::test]
+async fn lists_are_sorted_by_what_they_have_and_say_what_that_is() {
+    for api in TestApi::all("sorted_lists").await {
+        api.nodes(LAB, &[a_node("n2"), a_node("n1")]).await;
+        api.nodes(ATTIC, &[a_node("n1")]).await;
+        let nodes = async |query: &str| -> Vec<Value> {
+            let rows = api.list(&format!("/api/v1/nodes?{query}")).await;
+            rows.iter().map(|row| row["id"].clone()).collect()
+        };
+
+        assert_eq!(nodes("sort=-id").await, [json!(3), json!(2), json!(1)]);
+        assert_eq!(nodes("sort=id").await, [json!(1), json!(2), json!(3)]);
+        assert_eq!(nodes("sort=name").await, [json!(2), json!(3), json!(1)]);
+        assert_eq!(nodes("sort=-name&page_size=2").await, [json!(1), json!(3)]);
+        assert_eq!(nodes("sort=-name&page_size=2&page=2").await, [json!(2)]);
+        for (path, known) in [
+            ("/api/v1/nodes", "id, -id, name, -name"),
+            ("/api/v1/vms", "id, -id, name, -name, vmid, -vmid"),
+            ("/api/v1/storages", "id, -id, name, -name"),
+            ("/api/v1/templates", "id, -id, name, -name"),
+            ("/api/v1/templates/sync-tasks", "id, -id"),
+        ] {
+            let (status, body) = api.get(&format!("{path}?sort=colour")).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+            let said = format!("sort is `colour`; write one of {known}");
+            assert_eq!(body["message"], json!(said), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cursor_walks_every_list_to_its_end_and_counts_nothing() {
+    for api in TestApi::all("cursors").await {
+        let nodes: Vec<_> = (1..=7).map(|n| a_node(&format!("n{n}"))).collect();
+        api.nodes(LAB, &nodes).await;
+        api.guests(LAB, &(100..107).map(a_guest).collect::<Vec<_>>()).await;
+        let storages: Vec<_> = (1..=7).map(|n| a_storage(&format!("n{n}"), "local")).collect();
+        api.storages(LAB, &storages).await;
+        for path in ["/api/v1/nodes", "/api/v1/vms", "/api/v1/storages"] {
+            let mut ids = Vec::new();
+            let mut from = "?page_size=3".to_owned();
+            loop {
+                let (status, body) = api.get(&format!("{path}{from}")).await;
+                assert_eq!(status, StatusCode::OK, "{body}");
+                let data = &body["data"];
+                assert_eq!(data["total"], if ids.is_empty() { json!(7) } else { Value::Null });
+                let rows = data["list"].as_array().unwrap();
+                ids.extend(rows.iter().map(|row| row["id"].as_i64().unwrap()));
+                let Some(last) = rows.last() else { break };
+                from = format!("?page_size=3&after={}", last["id"]);
+            }
+            assert_eq!(ids, [7, 6, 5, 4, 3, 2, 1], "{path}");
+        }
+        for (query, said) in [
+            ("after=3&page=2", "after goes on from a row and page counts from the start"),
+            ("after=3&sort=name", "after goes on by id, newest first"),
+            ("after=-1", "after is `-1`; write a whole number"),
+        ] {
+            let (status, body) = api.get(&format!("/api/v1/vms?{query}")).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+            assert_eq!(body["data"]["field"], json!("after"), "{query}");
+            assert!(body["message"].as_str().unwrap().starts_with(said), "{body}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use informer::{Backoff, Event, Object, Subscription};
 use schema::{
-    ClusterId, Db, DbError, Written, guest, node,
+    ClusterId, Db, DbError, Written, guest, guest_tag, node,
     storage::{self, StorageUsage},
 };
 use tokio::{
@@ -276,6 +276,12 @@ impl Writer {
     /// Notes every key, so that each row is compared and, where it differs, repaired; and the rows that
     /// the cache has no object for.
     async fn compare(&mut self) -> Result<(), DbError> {
+        let cluster = self.cluster;
+        let repair = async |conn: &mut schema::Conn| guest_tag::repair(conn, cluster).await;
+        let retagged = self.db.write(repair).await?;
+        if retagged > 0 {
+            tracing::info!(guests = retagged, "Noted the tags of guests anew");
+        }
         let mut conn = self.db.conn().await?;
         let nodes = node::load(&mut conn, self.cluster).await?;
         let guests = guest::load(&mut conn, self.cluster).await?;

@@ -49,11 +49,11 @@ async fn guests_are_found_by_every_filter() {
         ];
 
         for (name, filter, expected) in cases {
-            let page = Page { page: 1, page_size: 10 };
+            let page = Page::number(1, 10);
             let found = db.read(async |conn| guest::list(conn, &filter, page).await).await.unwrap();
             let vmids: Vec<_> = found.list.iter().map(|item| item.row.synced.vmid).collect();
             assert_eq!(vmids, expected, "{kind}: {name}");
-            assert_eq!(found.total, i64::try_from(expected.len()).unwrap(), "{kind}: {name}");
+            assert_eq!(found.total, i64::try_from(expected.len()).ok(), "{kind}: {name}");
         }
         let one = guest::get(&mut db.conn().await.unwrap(), GuestId(4)).await.unwrap().unwrap();
         assert_eq!((one.row.synced.vmid, one.cluster_name.as_str()), (200, "attic"), "{kind}");
@@ -69,9 +69,9 @@ async fn pages_count_all_and_show_the_newest_first() {
         let mut pages = Vec::new();
 
         for page in 1..=3 {
-            let page = Page { page, page_size: 2 };
+            let page = Page::number(page, 2);
             let found = db.read(async |conn| guest::list(conn, &filter, page).await).await.unwrap();
-            assert_eq!(found.total, 4, "{kind}");
+            assert_eq!(found.total, Some(4), "{kind}");
             pages.push(found.list.iter().map(|item| item.row.id.0).collect::<Vec<_>>());
         }
 
@@ -158,11 +158,11 @@ async fn rows_of_a_cluster_that_is_gone_are_not_listed() {
         let (filter, page) = (GuestFilter::default(), Page::default());
         let found = db.read(async |conn| guest::list(conn, &filter, page).await).await.unwrap();
 
-        assert_eq!((found.total, found.list.len()), (1, 1), "{kind}");
+        assert_eq!((found.total, found.list.len()), (Some(1), 1), "{kind}");
     }
 }
 
-async fn fill(db: &Db) {
+pub(crate) async fn fill(db: &Db) {
     two_clusters(db).await;
     let nodes = [a_node("n1"), a_node("n2"), a_node("n3")];
     let guests = [

@@ -9,6 +9,8 @@ mod connections;
 mod lists;
 mod migrations;
 mod mirror;
+mod pages;
+mod plans;
 mod resumable;
 mod task_changes;
 mod templates;

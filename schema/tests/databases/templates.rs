@@ -1,7 +1,7 @@
 //! What is wanted of templates, and how it reads while the operator has not answered yet.
 
 use schema::instance::{self, InstanceStatus};
-use schema::page::Page;
+use schema::page::{Listing, Page};
 use schema::sync_task::{self, TaskStatus};
 use schema::template::TemplateStatus;
 use schema::template_view::{self, TaskFilter, TaskView, TemplateFilter};
@@ -229,8 +229,8 @@ async fn tasks_are_listed_newest_first_by_what_is_shown_of_them() {
 
         let ids = async |filter: TaskFilter, page: Page| {
             let list = async |conn: &mut Conn| template_view::list_tasks(conn, &filter, page).await;
-            let (total, list) = db.read(list).await.unwrap();
-            (total, list.into_iter().map(|it| it.task.id).collect::<Vec<_>>())
+            let Listing { total, list } = db.read(list).await.unwrap();
+            (total.unwrap(), list.into_iter().map(|it| it.task.id).collect::<Vec<_>>())
         };
         let any = TaskFilter::default();
         let first = Page::default();
@@ -238,7 +238,7 @@ async fn tasks_are_listed_newest_first_by_what_is_shown_of_them() {
             ids(any, first).await,
             (4, vec![two.tasks[1], two.tasks[0], one.tasks[1], one.tasks[0]])
         );
-        assert_eq!(ids(any, Page { page: 2, page_size: 3 }).await, (4, vec![one.tasks[0]]));
+        assert_eq!(ids(any, Page::number(2, 3)).await, (4, vec![one.tasks[0]]));
         let of_one = TaskFilter { template_id: Some(one.template_id), ..any };
         let pending = TaskFilter { status: Some(TaskStatus::Pending), ..of_one };
         assert_eq!(ids(pending, first).await, (1, vec![one.tasks[0]]));
@@ -275,7 +275,7 @@ async fn a_template_that_is_forgotten_frees_its_name_and_its_tasks_are_over() {
         let list = async |conn: &mut Conn| {
             template_view::list_templates(conn, &gone, Page::default()).await
         };
-        assert_eq!(db.read(list).await.unwrap().0, 1);
+        assert_eq!(db.read(list).await.unwrap().total, Some(1));
         // The same content again is needed again.
         a_template(db, "web").await;
         assert_eq!(image_use::forgotten(&mut conn).await.unwrap(), Vec::<String>::new());
@@ -300,8 +300,8 @@ async fn a_template_that_is_to_go_reads_as_deleting_with_all_its_instances() {
             let list = async |conn: &mut Conn| {
                 template_view::list_templates(conn, &filter, Page::default()).await
             };
-            let (total, list) = db.read(list).await.unwrap();
-            assert_eq!((total, list[0].template.template_name.as_str()), (1, name));
+            let Listing { total, list } = db.read(list).await.unwrap();
+            assert_eq!((total.unwrap(), list[0].template.template_name.as_str()), (1, name));
             assert_eq!(list[0].template.status, status);
             assert_eq!(list[0].instances.all, 3);
         }

@@ -1,0 +1,14 @@
+DROP INDEX template_sync_task_cluster_id;
+CREATE INDEX template_sync_task_cluster_id ON template_sync_task (cluster_id);
+DROP INDEX template_sync_task_template_id;
+CREATE INDEX template_sync_task_template_id ON template_sync_task (template_id);
+DROP INDEX pve_vm_node_id;
+CREATE INDEX pve_vm_node_id ON pve_vm (node_id);
+DROP INDEX template_instance_sync_task_id;
+DROP INDEX pve_vm_pool;
+DROP INDEX pve_vm_node_name;
+DROP INDEX pve_vm_vmid;
+DROP INDEX pve_vm_vm_name;
+DROP INDEX pve_vm_cluster_id_vm_name;
+DROP INDEX pve_vm_cluster_id;
+DROP TABLE IF EXISTS pve_vm_tag;
