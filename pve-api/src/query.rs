@@ -161,9 +161,10 @@ impl Query {
         let whole = |most: u32, default: u32| json!({"type": "integer", "minimum": 1, "maximum": most, "default": default});
         self.describe("page", || whole(u32::MAX, 1));
         self.describe("page_size", || whole(LARGEST_PAGE, page.page_size));
-        self.describe("sort", || {
-            json!({"type": "string", "enum": both_ways(keys), "default": "-id"})
-        });
+        self.describe(
+            "sort",
+            || json!({"type": "string", "enum": both_ways(keys), "default": "-id"}),
+        );
         let number = self.take("page")?.map(|text| {
             let number = text.parse::<u32>().ok().filter(|number| *number > 0);
             number.ok_or_else(|| {

@@ -217,13 +217,15 @@ impl Search<'_> {
                 .push(&joined)
                 .push(&order(page.sort(), row, &format!("{row}.id"), backend)),
             // The count stands alone, so it is there for a page beyond the last one too.
-            Start::Number(..) => Sql::new("SELECT counted.rows_in_all AS rows_in_all, shown.* FROM (")
-                .append(&matching("count(*) AS rows_in_all"))
-                .push(&format!(") counted LEFT JOIN (SELECT {what} FROM ("))
-                .append(&ids)
-                .push(&joined)
-                .push(") shown ON 1 = 1")
-                .push(&order(page.sort(), "shown", "shown.id", backend)),
+            Start::Number(..) => {
+                Sql::new("SELECT counted.rows_in_all AS rows_in_all, shown.* FROM (")
+                    .append(&matching("count(*) AS rows_in_all"))
+                    .push(&format!(") counted LEFT JOIN (SELECT {what} FROM ("))
+                    .append(&ids)
+                    .push(&joined)
+                    .push(") shown ON 1 = 1")
+                    .push(&order(page.sort(), "shown", "shown.id", backend))
+            }
         };
         if conditions.params() <= FEW { statement.prepared_once() } else { statement }
     }

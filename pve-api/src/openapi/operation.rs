@@ -128,7 +128,6 @@ impl Operation {
         self.parameter("path", name, schema, true);
     }
 
-    #[allow(dead_code, reason = "routes that need it come next")]
     pub(crate) fn header(&mut self, name: &str, schema: &Value, required: bool) {
         self.parameter("header", name, schema, required);
     }

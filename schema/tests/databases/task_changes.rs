@@ -30,11 +30,11 @@ impl Follower<'_> {
         assert!(changes.rows.iter().all(|view| view.task.revision > at));
         self.known.extend(changes.rows.into_iter().map(|view| (view.task.id, view)));
         self.at = changes.revision;
-        let page = Page { page: 1, page_size: 100 };
+        let page = Page::number(1, 100);
         let list = async |conn: &mut Conn| {
             template_view::list_tasks(conn, &TaskFilter::default(), page).await
         };
-        let (_, all) = self.db.read(list).await.unwrap();
+        let all = self.db.read(list).await.unwrap().list;
         let all: BTreeMap<_, _> = all.into_iter().map(|view| (view.task.id, view)).collect();
         assert_eq!(self.known, all);
         self.known.values().map(|view| view.task.told.status).collect()

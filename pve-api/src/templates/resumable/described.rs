@@ -1,7 +1,6 @@
 //! What the routes of `/files` take and answer, telling of itself.
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use schema::images::SessionId;
@@ -33,16 +32,15 @@ impl Input for Session {
     }
 }
 
-/// Headers of a version that we speak.
+/// The version that we speak.
 #[derive(Debug)]
-pub(super) struct Spoken(pub HeaderMap);
+pub(super) struct Spoken;
 
 impl<S: Send + Sync> FromRequestParts<S> for Spoken {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        protocol::check_version(&parts.headers)?;
-        Ok(Self(parts.headers.clone()))
+        protocol::check_version(&parts.headers).map(|()| Self)
     }
 }
 

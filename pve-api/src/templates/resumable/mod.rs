@@ -102,11 +102,10 @@ async fn overridden(
         Some("PATCH") => patch(api, caller, id, Go(request)).await?.0,
         Some(other @ ("DELETE" | "HEAD")) => {
             protocol::check_version(request.headers())?;
-            let headers = Spoken(request.headers().clone());
             if other == "HEAD" {
-                view::head(api, caller, id, headers).await?.0
+                view::head(api, caller, id, Spoken).await?.0
             } else {
-                view::terminate(api, caller, id, headers).await?.0
+                view::terminate(api, caller, id, Spoken).await?.0
             }
         }
         _ => return Err(ApiError::NoSuchMethod),

@@ -85,7 +85,7 @@ pub(super) async fn head(
     State(api): State<Api>,
     caller: Caller,
     Session(id): Session,
-    Spoken(_): Spoken,
+    Spoken: Spoken,
 ) -> Result<Whereabouts, ApiError> {
     let row = read(&api.db, async |conn: &mut Conn| look(conn, &id, &caller).await).await??;
     check_alive(&row, schema::now())?;
@@ -110,7 +110,7 @@ pub(super) async fn terminate(
     State(api): State<Api>,
     caller: Caller,
     Session(id): Session,
-    Spoken(_): Spoken,
+    Spoken: Spoken,
 ) -> Result<Ended, ApiError> {
     let mut trail = Trail::new(caller.clone(), "upload.terminate", "template", None);
     let ended = end(&api, &caller, &id, &mut trail).await;
