@@ -31,8 +31,38 @@ impl Step {
 pub(super) const STEPS: &[Step] = &[
     step(
         "Clusters",
+        "list_clusters",
+        r#"curl -H "Authorization: Bearer $TOKEN" "$API/clusters?is_enabled=true""#,
+    ),
+    step(
+        "Clusters",
+        "create_cluster",
+        r#"curl -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"cluster_name": "prod", "api_url": "https://pve1.example.net:8006", "user_id": "operator@pve!mirror", "user_token": "the-secret"}' $API/clusters"#,
+    ),
+    step(
+        "Clusters",
+        "show_cluster",
+        r#"curl -H "Authorization: Bearer $TOKEN" $API/clusters/3"#,
+    ),
+    step(
+        "Clusters",
+        "replace_cluster",
+        r#"curl -X PUT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"cluster_name": "prod", "api_url": "https://pve2.example.net:8006", "user_id": "operator@pve!mirror", "is_enabled": false}' $API/clusters/3"#,
+    ),
+    step(
+        "Clusters",
         "show_cluster_status",
         r#"curl -H "Authorization: Bearer $TOKEN" $API/clusters/1/status"#,
+    ),
+    step(
+        "Clusters",
+        "delete_cluster",
+        r#"curl -X DELETE -H "Authorization: Bearer $TOKEN" $API/clusters/3"#,
+    ),
+    step(
+        "Clusters",
+        "show_overview",
+        r#"curl -H "Authorization: Bearer $TOKEN" $API/overview"#,
     ),
     step("Mirror", "list_nodes", r#"curl -H "Authorization: Bearer $TOKEN" "$API/nodes?cluster_id=1&status=online&page_size=1""#),
     step("Mirror", "show_node", r#"curl -H "Authorization: Bearer $TOKEN" $API/nodes/1"#),
@@ -41,6 +71,16 @@ pub(super) const STEPS: &[Step] = &[
     step("Mirror", "list_vm_addresses", r#"curl -H "Authorization: Bearer $TOKEN" $API/vms/1/ips"#),
     step("Mirror", "list_storages", r#"curl -H "Authorization: Bearer $TOKEN" "$API/storages?node_name=pve-node1&name=data""#),
     step("Mirror", "show_storage", r#"curl -H "Authorization: Bearer $TOKEN" $API/storages/5"#),
+    step(
+        "Mirror",
+        "change_node",
+        r#"curl -X PATCH -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"vm_limit": 40, "annotations": "rack 7"}' $API/nodes/1"#,
+    ),
+    step(
+        "Mirror",
+        "change_vm",
+        r#"curl -X PATCH -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"appid": "shop", "descriptions": null}' $API/vms/1"#,
+    ),
     step(
         "Templates",
         "upload_template",
@@ -76,8 +116,73 @@ pub(super) const STEPS: &[Step] = &[
         "UPDATE template_sync_task SET status = 'failed', error_message = 'storage local is full', observed_generation = generation WHERE id = 1",
         "UPDATE template_instance SET status = 'failed', observed_generation = generation WHERE sync_task_id = 1",
     ]),
+    step(
+        "Sync tasks",
+        "watch_sync_tasks",
+        r#"curl -N -m 2 -H "Authorization: Bearer $TOKEN" -H "Accept: text/event-stream" "$API/templates/sync-tasks/watch?template_id=1""#,
+    ),
     step("Sync tasks", "delete_sync_task", r#"curl -X DELETE -H "Authorization: Bearer $TOKEN" $API/templates/sync-tasks/2"#),
+    step(
+        "Uploads that can be resumed",
+        "show_upload_abilities",
+        r#"curl -i -X OPTIONS $API/files"#,
+    ),
+    step(
+        "Uploads that can be resumed",
+        "create_upload",
+        r#"curl -i -X POST -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" -H "Upload-Length: $(stat -c %s debian-13.qcow2)" -H "Upload-Metadata: template_name $(printf rocky-9 | base64),cluster_id $(printf 1 | base64),storage_id $(printf 5 | base64),filename $(printf rocky-9.qcow2 | base64)" $API/files"#,
+    ),
+    step(
+        "Uploads that can be resumed",
+        "show_abilities_of_upload",
+        r#"curl -i -X OPTIONS $FILE"#,
+    ),
+    step(
+        "Uploads that can be resumed",
+        "find_upload_offset",
+        r#"curl -I -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" $FILE"#,
+    ),
+    step(
+        "Uploads that can be resumed",
+        "resume_upload",
+        r#"curl -i -X PATCH -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" -H "Upload-Offset: 0" -H "Content-Type: application/offset+octet-stream" --data-binary @debian-13.qcow2 $FILE"#,
+    ),
+    step(
+        "Uploads that can be resumed",
+        "show_upload",
+        r#"curl -H "Authorization: Bearer $TOKEN" $FILE"#,
+    ),
+    step(
+        "Uploads that can be resumed",
+        "override_upload_method",
+        r#"curl -i -X POST -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" -H "X-HTTP-Method-Override: HEAD" $FILE"#,
+    ),
+    step(
+        "Uploads that can be resumed",
+        "terminate_upload",
+        r#"curl -i -X DELETE -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" $FILE"#,
+    ),
     step("Templates, at last", "delete_template", r#"curl -X DELETE -H "Authorization: Bearer $TOKEN" "$API/templates/1?cascade=true""#),
+    step(
+        "Tokens and the record of changes",
+        "create_token",
+        r#"curl -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"name": "ci", "scope": "write", "expires_in": "90d"}' $API/tokens"#,
+    ),
+    step(
+        "Tokens and the record of changes",
+        "list_tokens",
+        r#"curl -H "Authorization: Bearer $TOKEN" $API/tokens"#,
+    ),
+    step(
+        "Tokens and the record of changes",
+        "revoke_token",
+        r#"curl -X DELETE -H "Authorization: Bearer $TOKEN" $API/tokens/2"#,
+    ),
+    step(
+        "Tokens and the record of changes",
+        "list_audit_events",
+        r#"curl -H "Authorization: Bearer $TOKEN" "$API/audit?actor=you&page_size=2""#,
+    ),
 ];
 
 /// What the mirror has beside the lab's nodes and storages.
