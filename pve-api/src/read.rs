@@ -39,8 +39,7 @@ where
         + Sync,
     T: Send,
 {
-    let asked = async { work(&mut db.conn().await?).await };
-    match timeout(LONGEST, asked).await {
+    match timeout(LONGEST, db.ask(work)).await {
         Ok(Err(error @ DbError::Query(_))) => {
             timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
             Err(error.into())

@@ -175,6 +175,26 @@ impl Db {
         self.attempt(Begin::Read, &work).await
     }
 
+    /// Runs `work` on a connection without a transaction: one statement is one moment as it is.
+    ///
+    /// # Cancellation
+    ///
+    /// The connection is closed: what is still on its way there would be the answer to whatever
+    /// is asked next.
+    pub async fn ask<T, F>(&self, work: F) -> Result<T, DbError>
+    where
+        for<'c> F: AsyncFn(&'c mut Conn) -> Result<T, DbError>
+            + Transaction<&'c mut Conn, Result<T, DbError>, Run: Send>
+            + Send
+            + Sync,
+        T: Send,
+    {
+        let mut open = Open(Some(self.conn().await?));
+        let outcome = work(open.conn()).await;
+        open.ended();
+        outcome
+    }
+
     async fn attempt<T, F>(&self, begin: Begin, work: &F) -> Result<T, DbError>
     where
         for<'c> F: AsyncFn(&'c mut Conn) -> Result<T, DbError>
@@ -201,7 +221,7 @@ impl Db {
     }
 }
 
-/// A connection within a transaction.
+/// A connection that is being worked with, most often within a transaction.
 ///
 /// If it is dropped there, it is closed. The pool would do that too, but only when it hands the
 /// connection out again, and until then the transaction's locks would stop everybody else.

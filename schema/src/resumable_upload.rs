@@ -136,6 +136,15 @@ pub async fn list(conn: &mut Conn) -> Result<Vec<SessionRow>, DbError> {
     sql::fetch(conn, &Sql::new("SELECT * FROM resumable_upload ORDER BY gmt_create, id")).await
 }
 
+/// How many of this token's can still be gone on with.
+pub async fn count_open(conn: &mut Conn, creator: &str) -> Result<i64, DbError> {
+    let open = Sql::new("SELECT count(*) AS n FROM resumable_upload WHERE creator = ")
+        .bind(creator)
+        .push(" AND status IN ")
+        .list([SessionStatus::Receiving, SessionStatus::Finishing]);
+    sql::number(conn, &open).await
+}
+
 /// Begins to hold what was read, under the next epoch; that nobody else does is for the caller to
 /// have looked at.
 pub async fn hold(

@@ -52,7 +52,10 @@ pub(super) async fn keep(
     };
     drop(settled);
     // Another replica may be about to write the rows of this very image.
-    if outcome.is_err() && still_held(api, told).await {
+    // A commit that was not heard of may still be made: then a row refers to the image.
+    let unsure =
+        matches!(outcome, Err(ApiError::Slow | ApiError::Db(DbError::CommitUnknown { .. })));
+    if outcome.is_err() && !unsure && still_held(api, told).await {
         discard(api, uploads, &image).await;
     }
     outcome

@@ -171,8 +171,8 @@ impl Folder {
         Ok(removed)
     }
 
-    /// Makes a file of ours visible under its digest; where the file system can, it keeps its own
-    /// name too, so that this can be done again.
+    /// Makes a file of ours visible under its digest. It keeps its own name too, so that this can be
+    /// done again; where the file system has no hard links that takes a copy.
     pub(super) fn publish_copy(&self, path: &Path, sha256: &str) -> Result<ObjectName, ImageError> {
         let object = ObjectName::of_content(sha256)?;
         let target = self.path(&object);
@@ -193,7 +193,8 @@ impl Folder {
                     io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
                 ) =>
             {
-                fs::rename(path, &target).map_err(fail)?;
+                fs::copy(path, &copy).and_then(|_| File::open(&copy)?.sync_all()).map_err(fail)?;
+                fs::rename(&copy, &target).map_err(fail)?;
             }
             Err(e) => return Err(fail(e)),
         }

@@ -13,7 +13,7 @@ use super::protocol::{self, UPLOAD_EXPIRES, UPLOAD_OFFSET};
 use super::receive::{self, Come};
 use crate::Api;
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, Refusal};
 use crate::linger;
 use crate::read::write;
 use crate::routes::BASE;
@@ -93,8 +93,21 @@ async fn begin(
         creator: trail.actor(),
     };
     let insert = async |conn: &mut Conn| {
+        if resumable_upload::count_open(conn, new.creator).await? >= MOST_OPEN {
+            return Ok(Err(too_many_open()));
+        }
         resumable_upload::insert(conn, &new).await?;
-        trail.done(conn).await
+        trail.done(conn).await.map(Ok)
     };
-    write(&api.db, insert).await
+    Ok(write(&api.db, insert).await??)
+}
+
+/// For each token, because each is a row and perhaps a file until it expires.
+const MOST_OPEN: i64 = 100;
+
+fn too_many_open() -> Refusal {
+    let message = format!(
+        "{MOST_OPEN} uploads of this token are open; go on with one of them, or end it with DELETE"
+    );
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_uploads", message)
 }

@@ -13,7 +13,7 @@ use super::{bytes, id_of, protocol};
 use crate::Api;
 use crate::error::{ApiError, Refusal};
 use crate::read::write;
-use crate::templates::keep::{Told, UploadView, keep};
+use crate::templates::keep::{Told, UploadView, decide_now, keep};
 use crate::templates::uploads::Uploads;
 use crate::trail::Trail;
 
@@ -63,6 +63,8 @@ async fn image(
     let form = protocol::form(&row.metadata)?;
     let wanted = form.wanted()?;
     trail.object_name = Some(wanted.template_name.clone());
+    // Before the bytes are read once more: what was possible when it began may not be now.
+    decide_now(api, trail, &form).await?;
     let gathered = uploads.store.gather(&id_of(row)?, bytes(row.total_bytes)).await;
     let gathered = gathered.map_err(missing)?;
     let finish = gathered.finish(wanted.sha256.as_deref());
@@ -92,7 +94,9 @@ async fn lease_lost(api: &Api, row: &SessionRow) {
 pub(super) async fn end(api: &Api, row: &SessionRow, error: &ApiError) -> bool {
     let message = error.message();
     let why = Failure { code: error.code(), reason: error.reason(), message: &message };
-    let is_final = error.is_callers();
+    // Somebody of this process may be at it still, though the lease is over.
+    let going = matches!(error, ApiError::Store(ImageError::Going));
+    let is_final = error.is_callers() && !going;
     let kept_until = after(schema::now(), api.settings.resumable_expires);
     let tell = async |conn: &mut Conn| -> Result<Swap, DbError> {
         if is_final {

@@ -8,7 +8,7 @@ use axum::response::Response;
 use futures::StreamExt as _;
 use schema::cluster::Swap;
 use schema::images::{Arrival, From, SessionId};
-use schema::resumable_upload::{Progress, SessionRow, SessionStatus, after};
+use schema::resumable_upload::{LEASE, Progress, SessionRow, SessionStatus, after};
 use schema::{Conn, DbError, Timestamp, resumable_upload};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
@@ -216,8 +216,20 @@ impl Bearer<'_> {
     ) -> Result<(), ApiError> {
         let mut come = self.safe;
         let mut recorded = Instant::now();
-        while let Some(chunk) = intake.next().await {
-            let chunk = chunk?;
+        loop {
+            // Silence is allowed for longer than a lease lasts.
+            let chunk = tokio::select! {
+                chunk = intake.next() => chunk,
+                () = tokio::time::sleep(LEASE / 3) => {
+                    match self.renew().await {
+                        // While the database is away nobody else can take it either.
+                        Err(ApiError::Db(error)) if error.is_transient() => {}
+                        outcome => outcome?,
+                    }
+                    continue;
+                }
+            };
+            let Some(chunk) = chunk.transpose()? else { break };
             taken.add(chunk.len());
             come += chunk.len() as u64;
             if come > self.total {

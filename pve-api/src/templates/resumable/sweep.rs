@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use axum::http::StatusCode;
 use schema::cluster::Swap;
 use schema::images::SessionId;
-use schema::resumable_upload::{Holder, SessionRow, SessionStatus};
+use schema::resumable_upload::{Holder, SessionRow, SessionStatus, after};
 use schema::{Conn, Timestamp, resumable_upload};
 
 use super::{finish, holder};
@@ -26,13 +26,16 @@ const STORE_EVERY: u32 = 20;
 /// Bytes that no row ever told of may be of another installation that shares the bucket.
 const ABANDONED: Duration = Duration::from_hours(48);
 
+/// Between two tries to finish what was put off: each may read and write all of its bytes.
+const RETRY_EVERY: Duration = Duration::from_mins(5);
+
 /// Sweeps for as long as it is polled. Dropping it is safe.
 pub(crate) async fn run(api: Api) {
     let Some(uploads) = api.uploads.clone() else { return };
     let mut rounds = 0_u32;
     loop {
         let done = async {
-            round(&api, &uploads, schema::now()).await?;
+            round(&api, &uploads).await?;
             if rounds.is_multiple_of(STORE_EVERY) {
                 sweep_store(&api, &uploads, SystemTime::now()).await?;
             }
@@ -47,11 +50,13 @@ pub(crate) async fn run(api: Api) {
     }
 }
 
-async fn round(api: &Api, uploads: &Uploads, now: Timestamp) -> Result<(), ApiError> {
+async fn round(api: &Api, uploads: &Uploads) -> Result<(), ApiError> {
     let rows = read(&api.db, async |conn: &mut Conn| resumable_upload::list(conn).await).await?;
     let open = rows.iter().filter(|row| !row.status.is_final()).count();
     api.metrics.resumable.open(open);
     for row in rows {
+        // Finishing one may take minutes, and a lease begins when it is taken.
+        let now = schema::now();
         match plan(&row, now, holder(uploads)) {
             Act::Leave => {}
             Act::Forget => {
@@ -90,6 +95,11 @@ fn plan(row: &SessionRow, now: Timestamp, me: Holder<'_>) -> Act {
         SessionStatus::Done | SessionStatus::Failed => Act::Leave,
         _ if row.is_held(now, me) => Act::Leave,
         _ if over => Act::Expire,
+        SessionStatus::Finishing
+            if row.error_code.is_some() && after(row.gmt_modified, RETRY_EVERY) > now =>
+        {
+            Act::Leave
+        }
         SessionStatus::Finishing => Act::Finish,
         SessionStatus::Receiving => Act::Leave,
     }
@@ -156,7 +166,7 @@ fn needless(
 #[cfg(test)]
 mod tests {
     use schema::ClusterId;
-    use schema::resumable_upload::{LEASE, after};
+    use schema::resumable_upload::LEASE;
 
     use super::*;
 
