@@ -135,12 +135,13 @@ where
             if index > 0 {
                 match params.next().expect("bind writes one ? for each parameter") {
                     Param::Int(value) => out.push_bind_param::<BigInt, _>(value)?,
-                    Param::Text(value) => out.push_bind_param::<Text, str>(value)?,
+                    Param::Text(value) | Param::MaybeText(Some(value)) => {
+                        out.push_bind_param::<Text, str>(value)?;
+                    }
                     Param::MaybeInt(value) => out.push_bind_param::<Nullable<BigInt>, _>(value)?,
                     Param::MaybeText(None) => {
                         out.push_bind_param::<Nullable<Text>, Option<&str>>(&None)?;
                     }
-                    Param::MaybeText(Some(value)) => out.push_bind_param::<Text, str>(value)?,
                     Param::Time(value) => out.push_bind_param::<Nullable<Time>, _>(value)?,
                 }
             }
@@ -162,6 +163,8 @@ impl<R> AnyRow for R where
 
 /// Every row of the answer.
 pub(crate) async fn fetch<R: AnyRow>(conn: &mut Conn, sql: &Sql<'_>) -> Result<Vec<R>, DbError> {
+    // Without the values, which may be secret.
+    tracing::trace!(sql = sql.text, "Asking the database");
     Ok(on!(conn, c => sql.clone().load::<R>(c).await?))
 }
 

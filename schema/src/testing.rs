@@ -191,15 +191,14 @@ pub async fn plan(conn: &mut Conn, list: &List, page: Page) -> Result<Vec<String
             steps.into_iter().map(line).collect()
         }
         Backend::Mysql => {
-            let tables: Vec<Table> = sql::fetch(conn, &explained("EXPLAIN ")).await?;
-            let line = |table: Table| {
+            let tables: Vec<Access> = sql::fetch(conn, &explained("EXPLAIN ")).await?;
+            let line = |table: Access| {
                 let of = |part: Option<String>| part.unwrap_or_else(|| "-".to_owned());
-                // The number of a derived table is that of its place in the statement.
                 format!(
                     "{} {} {} {} {}",
                     table.select_type,
                     of(table.table),
-                    of(table.access),
+                    of(table.how),
                     of(table.key),
                     of(table.extra)
                 )
@@ -231,13 +230,13 @@ struct Step {
 }
 
 #[derive(QueryableByName)]
-struct Table {
+struct Access {
     #[diesel(sql_type = Text)]
     select_type: String,
     #[diesel(sql_type = Nullable<Text>)]
     table: Option<String>,
     #[diesel(sql_type = Nullable<Text>, column_name = "type")]
-    access: Option<String>,
+    how: Option<String>,
     #[diesel(sql_type = Nullable<Text>)]
     key: Option<String>,
     #[diesel(sql_type = Nullable<Text>, column_name = "Extra")]

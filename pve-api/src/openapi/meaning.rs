@@ -6,6 +6,8 @@ pub(super) fn meaning(name: &str) -> &'static str {
         "id" => "The row's id.",
         "page" => "Which page, from 1.",
         "page_size" => "How many rows a page has.",
+        "sort" => "By what, `-` for from the last to the first; equal ones by id.",
+        "after" => "Goes on after the row with this id, newest id first; without `page`.",
         "cluster_id" => "Of the cluster with this id.",
         "cluster_name" => "Of the cluster with this name.",
         "node_id" => "Of the node with this id.",

@@ -146,13 +146,16 @@ async fn fill(db: &Db) {
              SELECT n FROM c) s"
         ),
     };
-    let join = |word: &str, number: &str| match mysql {
-        true => format!("CONCAT('{word}', {number})"),
-        false => format!("'{word}' || CAST({number} AS VARCHAR(9))"),
+    let join = |word: &str, number: &str| {
+        if mysql {
+            format!("CONCAT('{word}', {number})")
+        } else {
+            format!("'{word}' || CAST({number} AS VARCHAR(9))")
+        }
     };
-    let divided = |number: &str, by: u32| match mysql {
-        true => format!("({number} DIV {by})"),
-        false => format!("({number} / {by})"),
+    let divided = |number: &str, by: u32| {
+        let operator = if mysql { "DIV" } else { "/" };
+        format!("({number} {operator} {by})")
     };
     // Rows of a cluster lie together, as they do where clusters are mirrored one by one.
     let statements = [
