@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use schema::Conn;
+use schema::idempotency::Claim;
 use schema::token::{self, Scope, TokenRow, Unfit};
 
 use crate::Api;
@@ -39,6 +40,10 @@ pub enum Auth {
 pub(crate) struct Caller {
     /// The name of the token.
     pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// The right to carry this request out, if it came with a key.
+    pub claim: Option<Claim>,
     pub remote_address: Option<String>,
     pub request_id: Option<String>,
 }
@@ -56,8 +61,8 @@ pub(crate) async fn guard(
     };
     let address = request.extensions().get::<Remote>().map(|Remote(address)| *address);
     let named = request.extensions().get::<Named>().cloned().unwrap_or_default();
-    let name = match admit(&api, request.headers(), needed, address, &named).await {
-        Ok(name) => name,
+    let (name, scope) = match admit(&api, request.headers(), needed, address, &named).await {
+        Ok(admitted) => admitted,
         Err(denied) => {
             let (head, body) = request.into_parts();
             linger::leave(body, &head.headers, &api.settings.tasks);
@@ -66,6 +71,8 @@ pub(crate) async fn guard(
     };
     let caller = Caller {
         name,
+        scope,
+        claim: None,
         remote_address: address.map(|address| address.to_string()),
         request_id: request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()),
     };
@@ -73,16 +80,16 @@ pub(crate) async fn guard(
     next.run(request).await
 }
 
-/// The name of whoever calls. A token costs one look at the table, be it right or wrong.
+/// The name of whoever calls, and what they may do. A token costs one look at the table, be it right or wrong.
 async fn admit(
     api: &Api,
     headers: &HeaderMap,
     needed: Scope,
     address: Option<IpAddr>,
     named: &Named,
-) -> Result<String, Denied> {
+) -> Result<(String, Scope), Denied> {
     if api.settings.auth == Auth::Off {
-        return Ok(ANYBODY.to_owned());
+        return Ok((ANYBODY.to_owned(), Scope::Admin));
     }
     let shown = bearer(headers).ok_or(Denied::NoToken)?;
     let row = read(&api.db, async |conn: &mut Conn| token::find(conn, shown).await).await?;
@@ -103,7 +110,7 @@ async fn admit(
     }
     let row = row?;
     note_use(api, &row);
-    Ok(row.name)
+    Ok((row.name, row.scope))
 }
 
 /// Pure: what a token that was found is worth.

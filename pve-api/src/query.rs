@@ -5,6 +5,7 @@ use std::{convert::Infallible, fmt::Display};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use percent_encoding::percent_decode_str;
+use schema::Timestamp;
 use schema::page::Page;
 use serde_json::{Value, json};
 
@@ -48,6 +49,16 @@ impl<Q: FromQuery> Input for Params<Q> {
 impl FromQuery for () {
     fn from_query(_: &mut Query) -> Result<Self, ApiError> {
         Ok(())
+    }
+}
+
+/// `force=true`: what would be refused, because it is seldom meant, is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Force(pub bool);
+
+impl FromQuery for Force {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self(query.flag("force")?.unwrap_or_default()))
     }
 }
 
@@ -109,6 +120,12 @@ impl Query {
         const WORDS: [(&str, bool); 4] =
             [("true", true), ("false", false), ("1", true), ("0", false)];
         self.one_of(name, &WORDS)
+    }
+
+    /// A moment in RFC 3339, as answers show them.
+    pub(crate) fn time(&mut self, name: &'static str) -> Result<Option<Timestamp>, ApiError> {
+        self.describe(name, || json!({"type": "string", "format": "date-time"}));
+        self.take(name)?.map(|text| moment(name, &text)).transpose()
     }
 
     /// One of a few words.
@@ -222,6 +239,16 @@ pub(crate) fn positive(name: &str, text: &str) -> Result<i64, ApiError> {
     number.ok_or_else(|| wrong(name, text, format!("a whole number from 1 to {}", i64::MAX)))
 }
 
+/// A moment in RFC 3339, of any zone.
+pub(crate) fn moment(name: &str, text: &str) -> Result<Timestamp, ApiError> {
+    // The `+` of a zone, which forms read as a space.
+    let text = text.replace(' ', "+");
+    match chrono::DateTime::parse_from_rfc3339(&text) {
+        Ok(moment) => Ok(moment.naive_utc()),
+        Err(_) => Err(wrong(name, &text, "a time as in 2025-01-02T03:04:05Z")),
+    }
+}
+
 /// Forms write a space as `+`.
 fn decoded(text: &str) -> Result<String, ApiError> {
     let text = text.replace('+', " ");
@@ -299,6 +326,17 @@ mod tests {
         assert_eq!(positive("id", &i64::MAX.to_string()).unwrap(), i64::MAX);
         for text in ["0", "-1", "+1", "1.0", "1e3", "0x10", " 1", "", "9223372036854775808", "٣"] {
             positive("id", text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn times_have_a_zone() {
+        let utc = moment("since", "2025-01-02T03:04:05Z").unwrap();
+        assert_eq!(moment("since", "2025-01-02T05:04:05+02:00").unwrap(), utc);
+        assert_eq!(moment("since", "2025-01-02T05:04:05 02:00").unwrap(), utc, "of a form");
+        for wrong in ["2025-01-02", "yesterday", "2025-01-02T03:04:05", "1735787045"] {
+            let said = moment("since", wrong).unwrap_err().to_string();
+            assert!(said.contains("2025-01-02T03:04:05Z"), "{said}");
         }
     }
 

@@ -9,7 +9,7 @@ use schema::{Conn, Db, DbError, token};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::args::ServeArgs;
-use crate::{Auth, Door, Settings, TlsError, image_collector, router_with};
+use crate::{Auth, Door, Settings, TlsError, forget_old, image_collector, router_with};
 
 /// Why the API could not be served. Each of them needs a person.
 #[derive(Debug, thiserror::Error)]
@@ -112,12 +112,16 @@ impl Server {
                 first_token(&self.db).await;
             }
             tracing::info!("The API is ready");
-            match self.images {
-                Some(images) => tokio::select! {
-                    () = image_collector::run(self.db.clone(), images) => {}
-                    () = &mut ended => {}
-                },
-                None => ended.await,
+            let collect = async {
+                match self.images {
+                    Some(images) => image_collector::run(self.db.clone(), images).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = collect => {}
+                () = forget_old(self.db.clone()) => {}
+                () = &mut ended => {}
             }
             Ok::<_, DbError>(())
         };
@@ -141,11 +145,11 @@ impl Server {
 
 /// What the flags come to.
 fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
+    let mut secret_keys = None;
     let image_key = match &args.secret_key_file {
         None => None,
         Some(file) => {
-            // It must be one that the operator takes too.
-            SecretKeys::from_file(file)?;
+            secret_keys = Some(SecretKeys::from_file(file)?);
             let bytes = std::fs::read(file).map_err(|source| SecretError::KeyFile {
                 path: file.display().to_string(),
                 source,
@@ -159,6 +163,7 @@ fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
         images: args.images.as_deref().map(ImageStore::open).transpose()?,
         max_upload_bytes: args.max_upload_bytes.get(),
         max_uploads: args.max_uploads.get(),
+        secret_keys,
         image_key,
         image_rate: args.image_rate,
         image_rate_per_cluster: args.image_rate_per_cluster,

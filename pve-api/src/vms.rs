@@ -77,7 +77,7 @@ pub(crate) async fn list_addresses(
     Ok(Answer(List { total, list }))
 }
 
-fn no_such_guest(id: i64) -> ApiError {
+pub(crate) fn no_such_guest(id: i64) -> ApiError {
     ApiError::not_found(format!("guest with id {id}; this is the row's id, not the VMID"))
 }
 
@@ -125,7 +125,7 @@ pub(crate) struct GuestView {
 }
 
 impl GuestView {
-    fn new(Listed { row, cluster_name }: Listed<GuestRow>, now: Moment) -> Self {
+    pub(crate) fn new(Listed { row, cluster_name }: Listed<GuestRow>, now: Moment) -> Self {
         let synced = row.synced;
         Self {
             id: row.id.0,

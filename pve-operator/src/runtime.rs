@@ -86,6 +86,7 @@ impl Operator {
             settings.images.clone_from(&templates.images);
             settings.max_upload_bytes = args.max_upload_bytes.get();
             settings.image_key.clone_from(&image_key);
+            settings.secret_keys = keys.as_deref().cloned();
             if let Some(images) = settings.images.clone() {
                 let collect = pve_api::image_collector::run(db.clone(), images);
                 let stop = stop.clone();
@@ -96,6 +97,8 @@ impl Operator {
                     }
                 });
             }
+            let (forget, until) = (pve_api::forget_old(db.clone()), stop.clone());
+            tasks.spawn(async move { until.run_until_cancelled(forget).await });
             if args.api_auth == pve_api::Auth::Tokens {
                 pve_api::first_token(&db).await;
             }

@@ -60,6 +60,7 @@ macro_rules! migration {
 const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_tables", minimum: 1),
     migration!(2, "0002_template_pipeline", minimum: 1),
+    migration!(3, "0004_idempotency", minimum: 1),
 ];
 
 /// The version of the tables that this program is written for.

@@ -98,3 +98,28 @@ pub(crate) async fn get<R: AnyRow>(
     let column = format!("{}.id", table.name());
     sql::first(conn, &rows(table).and(&column, Some(id))).await
 }
+
+/// One page of a table whose rows belong to no cluster, and how many there are in all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plain<R> {
+    pub total: i64,
+    pub list: Vec<R>,
+}
+
+/// [`list`] for such a table.
+pub(crate) async fn plain<R: AnyRow>(
+    conn: &mut Conn,
+    table: &str,
+    conditions: &Sql<'_>,
+    page: Page,
+) -> Result<Plain<R>, DbError> {
+    let total = Sql::new(&format!("SELECT count(*) AS n FROM {table} WHERE 1 = 1"));
+    let total = sql::number(conn, &total.append(conditions)).await?;
+    let newest_first = Sql::new(&format!("SELECT * FROM {table} WHERE 1 = 1"))
+        .append(conditions)
+        .push(" ORDER BY id DESC LIMIT ")
+        .bind(page.limit())
+        .push(" OFFSET ")
+        .bind(page.offset());
+    Ok(Plain { total, list: sql::fetch(conn, &newest_first).await? })
+}

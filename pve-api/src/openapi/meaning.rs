@@ -22,6 +22,18 @@ pub(super) fn meaning(name: &str) -> &'static str {
         "template_id" => "Of the template with this id.",
         "include_instances" => "Whether `instances` is filled in.",
         "cascade" => "Whether the guests on all nodes are deleted too.",
+        "env" => "Of this environment.",
+        "datacenter" => "In this data centre.",
+        "region" => "In this region.",
+        "is_enabled" => "Those that are mirrored, or the others.",
+        "force" => "Does what would be refused because it is seldom meant.",
+        "actor" => "By the token, or command, of this name.",
+        "action" => "Of this kind of change, as in `cluster.create`.",
+        "object_kind" => "Of this kind of thing, as in `cluster`.",
+        "object_name" => "Of the thing with this name.",
+        "result" => "`done`, or the reason of a refusal in one word.",
+        "since" => "From this moment on.",
+        "until" => "Before this moment.",
         _ => "",
     }
 }
