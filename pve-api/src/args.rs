@@ -126,7 +126,8 @@ pub struct ServeArgs {
     /// it is known afterwards what became of it.
     #[arg(long, env = "RESUMABLE_EXPIRES", default_value = "24h", value_parser = long_duration)]
     pub resumable_expires: Duration,
-    /// File with the 32-byte key of the operator. The addresses at which nodes fetch images are
+    /// File with the 32-byte key of the operator. Tokens of clusters are sealed with it before they
+    /// are stored. The addresses at which nodes fetch images are
     /// signed with a key that follows from it, or, without it, with one that the database keeps.
     #[arg(long, env = "SECRET_KEY_FILE", value_name = "FILE")]
     pub secret_key_file: Option<PathBuf>,
@@ -233,7 +234,7 @@ pub fn bytes(text: &str) -> Result<NonZeroU64, String> {
 }
 
 /// [`duration`], in days too.
-fn long_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn long_duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.strip_suffix('d') {
         None => duration(text).ok(),
         Some(days) => {

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use schema::Conn;
+use schema::idempotency::Claim;
 use schema::token::{self, Scope, TokenRow, Unfit};
 
 use crate::Api;
@@ -39,7 +40,10 @@ pub enum Auth {
 pub(crate) struct Caller {
     /// The name of the token.
     pub name: String,
+    /// What it may do.
     pub scope: Scope,
+    /// The right to carry this request out, if it came with a key.
+    pub claim: Option<Claim>,
     pub remote_address: Option<String>,
     pub request_id: Option<String>,
 }
@@ -75,6 +79,7 @@ pub(crate) async fn guard(
     let caller = Caller {
         name,
         scope,
+        claim: None,
         remote_address: address.map(|address| address.to_string()),
         request_id: request.extensions().get::<RequestId>().map(|RequestId(id)| id.clone()),
     };

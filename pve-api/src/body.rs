@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::to_bytes;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -35,16 +35,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Refusal::new(status, "content_type", message).into());
         }
-        let whole = timeout(PATIENCE, to_bytes(request.into_body(), LONGEST)).await;
-        let whole = whole.map_err(|_| {
-            let message = format!("the body did not come within {} seconds", PATIENCE.as_secs());
-            Refusal::new(StatusCode::REQUEST_TIMEOUT, "body", message)
-        })?;
-        let bytes = whole.map_err(|_| {
-            let message =
-                format!("the body did not arrive whole, or has more than {LONGEST} bytes");
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message)
-        })?;
+        let bytes = whole(request.into_body()).await?;
         // An array would be taken for the fields in their order.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             let message = "the body is no JSON object: it begins with { and has named fields";
@@ -65,6 +56,18 @@ impl<T: JsonSchema> Input for JsonBody<T> {
         operation.refuses(413);
         operation.refuses(415);
     }
+}
+
+/// All of a body that is to be JSON.
+pub(crate) async fn whole(body: Body) -> Result<Bytes, ApiError> {
+    let whole = timeout(PATIENCE, to_bytes(body, LONGEST)).await.map_err(|_| {
+        let message = format!("the body did not come within {} seconds", PATIENCE.as_secs());
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "body", message)
+    })?;
+    whole.map_err(|_| {
+        let message = format!("the body did not arrive whole, or has more than {LONGEST} bytes");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message).into()
+    })
 }
 
 /// serde's words repeat what the caller wrote.

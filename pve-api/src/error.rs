@@ -165,6 +165,11 @@ impl ApiError {
     }
 }
 
+/// Marks the answer to a request that did not come to its end, or came at a bad moment: the same
+/// request may be answered otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passing;
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, reason) = self.status();
@@ -184,6 +189,10 @@ impl IntoResponse for ApiError {
         let (code, message) = (status.as_u16(), self.message());
         let body = Envelope { code, message: &message, data: Detail { reason, field } };
         let mut response = (status, Json(body)).into_response();
+        let early = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        if status.is_server_error() || early || reason == "hung_up" {
+            response.extensions_mut().insert(Passing);
+        }
         if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
         }

@@ -1,8 +1,8 @@
 //! Thin HTTP API over the tables and the image store; never talks to PVE.
 //!
 //! ```text
-//! request --guard--> --Query, Id, JsonBody--> handler --schema--> rows --view--> envelope
-//!          (token)            (parsed)                       (what is shown)
+//! request --guard--> --once--> --Query, Id, JsonBody--> handler --schema--> rows --view--> envelope
+//!          (token)   (its key)         (parsed)                      (what is shown)
 //! ```
 //!
 //! - *envelope*: what every answer below `/api/v1` is wrapped in, errors too.
@@ -18,9 +18,11 @@
 mod access;
 mod admission;
 pub mod args;
+mod audit_log;
 mod auth;
 mod body;
 mod buckets;
+mod change;
 mod clusters;
 mod connection;
 mod cors;
@@ -29,6 +31,7 @@ mod door;
 mod envelope;
 mod error;
 mod health;
+mod idempotency;
 mod image_collector;
 mod images;
 mod linger;
@@ -36,6 +39,7 @@ pub mod logging;
 mod metrics;
 mod nodes;
 mod openapi;
+mod overview;
 mod path;
 mod patience;
 mod protect;
@@ -48,10 +52,13 @@ mod routes;
 mod server;
 mod storages;
 mod templates;
+mod text;
 mod throttle;
 mod tls;
 pub mod token_command;
+mod tokens;
 mod trail;
+mod user_columns;
 mod validity;
 mod view;
 mod vms;
@@ -67,6 +74,7 @@ use ipnet::IpNet;
 use schema::Db;
 use schema::image_url::ImageUrlKey;
 use schema::images::ImageStore;
+use schema::secret::SecretKeys;
 use schema::token::Scope;
 use tokio::sync::OnceCell;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -94,6 +102,8 @@ pub struct Settings {
     pub max_uploads: usize,
     /// How long a resumable upload waits for its next bytes.
     pub resumable_expires: Duration,
+    /// What tokens of clusters are sealed with before they are stored; none stores them as they are.
+    pub secret_keys: Option<SecretKeys>,
     /// What the addresses of images are signed with; none is a key that the database keeps.
     pub image_key: Option<ImageUrlKey>,
     /// Bytes a second for all images that nodes fetch; none is no limit.
@@ -127,6 +137,7 @@ impl Default for Settings {
             max_upload_bytes: 50 << 30,
             max_uploads: 4,
             resumable_expires: Duration::from_hours(24),
+            secret_keys: None,
             image_key: None,
             image_rate: None,
             image_rate_per_cluster: None,
@@ -195,13 +206,15 @@ pub fn service(db: Db, settings: Settings) -> (Router, Chores) {
         settings,
     };
     let (v1, scopes) = v1().finish();
+    let once = middleware::from_fn_with_state(api.clone(), idempotency::once);
     let guard = middleware::from_fn_with_state((api.clone(), scopes), auth::guard);
     let speak = middleware::from_fn(templates::resumable::speak);
     let chores = Chores(api.clone());
     let router = Router::new()
         .nest(
             routes::BASE,
-            v1.route_layer(guard)
+            v1.route_layer(once)
+                .route_layer(guard)
                 .route_layer(speak)
                 .route_layer(middleware::from_fn(patience::bound))
                 .with_state(api.clone()),
@@ -223,8 +236,8 @@ pub fn service(db: Db, settings: Settings) -> (Router, Chores) {
     (router, chores)
 }
 
-/// What an API with images does besides answering: it deletes what nobody needs, and finishes
-/// uploads that were left.
+/// What an API does besides answering: it deletes what nobody needs, and finishes uploads that were
+/// left.
 #[derive(Debug)]
 #[must_use = "somebody has to run them"]
 pub struct Chores(Api);
@@ -233,22 +246,38 @@ impl Chores {
     /// Runs for as long as it is polled. Dropping it is safe.
     pub async fn run(self) {
         let Self(api) = self;
-        let Some(uploads) = &api.uploads else { return std::future::pending().await };
-        let collect = image_collector::run(api.db.clone(), uploads.store.clone());
-        tokio::join!(collect, templates::resumable::sweep::run(api.clone()));
+        let images = async {
+            if let Some(uploads) = &api.uploads {
+                let collect = image_collector::run(api.db.clone(), uploads.store.clone());
+                tokio::join!(collect, templates::resumable::sweep::run(api.clone()));
+            }
+        };
+        tokio::join!(idempotency::forget_old(api.db.clone()), images);
     }
 }
 
 /// Everything below `/api/v1`.
 fn v1() -> routes::Routes {
     let routes = routes::Routes::new()
+        .get(Scope::Admin, "/audit", "List audit events", audit_log::list)
+        .get(Scope::Read, "/clusters", "List clusters", clusters::list)
+        .post(Scope::Admin, "/clusters", "Create cluster", clusters::change::create)
+        .get(Scope::Read, "/clusters/{id}", "Show cluster", clusters::show)
+        .put(Scope::Admin, "/clusters/{id}", "Replace cluster", clusters::change::replace)
+        .delete(Scope::Admin, "/clusters/{id}", "Delete cluster", clusters::change::delete)
         .get(Scope::Read, "/clusters/{id}/status", "Show cluster status", clusters::show_status)
         .get(Scope::Read, "/nodes", "List nodes", nodes::list)
         .get(Scope::Read, "/nodes/{id}", "Show node", nodes::show)
+        .patch(Scope::Write, "/nodes/{id}", "Change node", user_columns::patch_node)
+        .get(Scope::Read, "/overview", "Show overview", overview::show)
         .get(Scope::Read, "/storages", "List storages", storages::list)
         .get(Scope::Read, "/storages/{id}", "Show storage", storages::show)
+        .get(Scope::Admin, "/tokens", "List tokens", tokens::list)
+        .post(Scope::Admin, "/tokens", "Create token", tokens::create)
+        .delete(Scope::Admin, "/tokens/{id}", "Revoke token", tokens::revoke)
         .get(Scope::Read, "/vms", "List VMs", vms::list)
         .get(Scope::Read, "/vms/{id}", "Show VM", vms::show)
+        .patch(Scope::Write, "/vms/{id}", "Change VM", user_columns::patch_guest)
         .get(Scope::Read, "/vms/{id}/ips", "List VM addresses", vms::list_addresses);
     templates::routes(routes)
 }

@@ -61,8 +61,12 @@ pub(crate) async fn show(
     Params(()): Params<()>,
 ) -> Result<Answer<NodeView>, ApiError> {
     let node = read(&api.db, async |conn| node::get(conn, NodeId(id)).await).await?;
-    let node = node.ok_or_else(|| ApiError::not_found(format!("node with id {id}")))?;
+    let node = node.ok_or_else(|| no_such_node(id))?;
     Ok(Answer(NodeView::new(node, Moment::now(&api.settings))))
+}
+
+pub(crate) fn no_such_node(id: i64) -> ApiError {
+    ApiError::not_found(format!("node with id {id}"))
 }
 
 /// What is shown of a node.
@@ -93,7 +97,7 @@ pub(crate) struct NodeView {
 }
 
 impl NodeView {
-    fn new(Listed { row, cluster_name }: Listed<NodeRow>, now: Moment) -> Self {
+    pub(crate) fn new(Listed { row, cluster_name }: Listed<NodeRow>, now: Moment) -> Self {
         let synced = row.synced;
         Self {
             id: row.id.0,

@@ -4,9 +4,10 @@
 use std::{convert::Infallible, fmt::Display};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
+use chrono::Datelike as _;
 use percent_encoding::percent_decode_str;
-use schema::Revision;
 use schema::page::{Page, Sort, SortKey, Start};
+use schema::{Revision, Timestamp};
 use serde_json::{Value, json};
 
 use crate::error::{ApiError, printable};
@@ -49,6 +50,16 @@ impl<Q: FromQuery> Input for Params<Q> {
 impl FromQuery for () {
     fn from_query(_: &mut Query) -> Result<Self, ApiError> {
         Ok(())
+    }
+}
+
+/// `force=true`: what would be refused, because it is seldom meant, is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Force(pub bool);
+
+impl FromQuery for Force {
+    fn from_query(query: &mut Query) -> Result<Self, ApiError> {
+        Ok(Self(query.flag("force")?.unwrap_or_default()))
     }
 }
 
@@ -131,6 +142,12 @@ impl Query {
         const WORDS: [(&str, bool); 4] =
             [("true", true), ("false", false), ("1", true), ("0", false)];
         self.one_of(name, &WORDS)
+    }
+
+    /// A moment in RFC 3339, as answers show them.
+    pub(crate) fn time(&mut self, name: &'static str) -> Result<Option<Timestamp>, ApiError> {
+        self.describe(name, || json!({"type": "string", "format": "date-time"}));
+        self.take(name)?.map(|text| moment(name, &text)).transpose()
     }
 
     /// One of a few words.
@@ -268,6 +285,17 @@ pub(crate) fn revision(name: &str, text: &str) -> Result<Revision, ApiError> {
     })
 }
 
+/// A moment in RFC 3339, of any zone.
+pub(crate) fn moment(name: &str, text: &str) -> Result<Timestamp, ApiError> {
+    // The `+` of a zone, which forms read as a space.
+    let text = text.replace(' ', "+");
+    match chrono::DateTime::parse_from_rfc3339(&text) {
+        // Years that every database has.
+        Ok(moment) if (1..=9999).contains(&moment.naive_utc().year()) => Ok(moment.naive_utc()),
+        Ok(_) | Err(_) => Err(wrong(name, &text, "a time as in 2025-01-02T03:04:05Z")),
+    }
+}
+
 /// Forms write a space as `+`.
 fn decoded(text: &str) -> Result<String, ApiError> {
     let text = text.replace('+', " ");
@@ -378,6 +406,17 @@ mod tests {
         assert_eq!(positive("id", &i64::MAX.to_string()).unwrap(), i64::MAX);
         for text in ["0", "-1", "+1", "1.0", "1e3", "0x10", " 1", "", "9223372036854775808", "٣"] {
             positive("id", text).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn times_have_a_zone() {
+        let utc = moment("since", "2025-01-02T03:04:05Z").unwrap();
+        assert_eq!(moment("since", "2025-01-02T05:04:05+02:00").unwrap(), utc);
+        assert_eq!(moment("since", "2025-01-02T05:04:05 02:00").unwrap(), utc, "of a form");
+        for wrong in ["2025-01-02", "yesterday", "2025-01-02T03:04:05", "1735787045"] {
+            let said = moment("since", wrong).unwrap_err().to_string();
+            assert!(said.contains("2025-01-02T03:04:05Z"), "{said}");
         }
     }
 

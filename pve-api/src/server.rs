@@ -142,11 +142,11 @@ impl Server {
 
 /// What the flags come to.
 fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
+    let mut secret_keys = None;
     let image_key = match &args.secret_key_file {
         None => None,
         Some(file) => {
-            // It must be one that the operator takes too.
-            SecretKeys::from_file(file)?;
+            secret_keys = Some(SecretKeys::from_file(file)?);
             let bytes = std::fs::read(file).map_err(|source| SecretError::KeyFile {
                 path: file.display().to_string(),
                 source,
@@ -161,6 +161,7 @@ fn settings(args: &ServeArgs) -> Result<Settings, ServeError> {
         max_upload_bytes: args.max_upload_bytes.get(),
         max_uploads: args.max_uploads.get(),
         resumable_expires: args.resumable_expires,
+        secret_keys,
         image_key,
         image_rate: args.image_rate,
         image_rate_per_cluster: args.image_rate_per_cluster,

@@ -22,7 +22,7 @@ pub async fn run(command: &TokenCommand) -> anyhow::Result<()> {
 
 async fn create(args: &CreateArgs) -> anyhow::Result<()> {
     let name = args.name.as_str();
-    if name.trim().is_empty() || name.chars().any(char::is_control) || name.chars().count() > 255 {
+    if !token::is_name(name) {
         bail!("--name must have 1 to 255 characters, and no control characters");
     }
     let expires_at = match args.expires {

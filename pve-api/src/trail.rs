@@ -2,7 +2,7 @@
 //! recorded too, beside it.
 
 use schema::audit::{self, Event};
-use schema::{Conn, DbError};
+use schema::{Conn, DbError, idempotency};
 
 use crate::Api;
 use crate::auth::Caller;
@@ -40,9 +40,14 @@ impl Trail {
         Self { object_name: Some(name.into()), cluster_name, ..self.clone() }
     }
 
-    /// Records that it was done. Call it in the transaction that does it.
+    /// Records that it was done, for a repeat of the request too. Call it in the transaction that
+    /// does it.
     pub(crate) async fn done(&self, conn: &mut Conn) -> Result<(), DbError> {
-        audit::insert(conn, &self.event("done", None)).await
+        audit::insert(conn, &self.event("done", None)).await?;
+        match &self.caller.claim {
+            Some(claim) => idempotency::took_effect(conn, claim).await,
+            None => Ok(()),
+        }
     }
 
     /// Records that it was not done, and passes the outcome on.

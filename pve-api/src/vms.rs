@@ -78,7 +78,7 @@ pub(crate) async fn list_addresses(
     Ok(Answer(List { total, list: list.into_iter().map(AddressView::from).collect() }))
 }
 
-fn no_such_guest(id: i64) -> ApiError {
+pub(crate) fn no_such_guest(id: i64) -> ApiError {
     ApiError::not_found(format!("guest with id {id}; this is the row's id, not the VMID"))
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct GuestView {
 }
 
 impl GuestView {
-    fn new(Listed { row, cluster_name }: Listed<GuestRow>, now: Moment) -> Self {
+    pub(crate) fn new(Listed { row, cluster_name }: Listed<GuestRow>, now: Moment) -> Self {
         let synced = row.synced;
         Self {
             id: row.id.0,

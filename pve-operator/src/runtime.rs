@@ -87,6 +87,7 @@ impl Operator {
             settings.images.clone_from(&templates.images);
             settings.max_upload_bytes = args.max_upload_bytes.get();
             settings.image_key.clone_from(&image_key);
+            settings.secret_keys = keys.as_deref().cloned();
             api.furnish(&mut settings);
             let (router, chores) = pve_api::service(db.clone(), settings);
             let stopped = stop.clone();

@@ -3,6 +3,7 @@
 
 use diesel::prelude::*;
 
+use crate::page::{Listing, Page, Search, alone};
 use crate::sql::{self, Sql};
 use crate::tables::audit_event;
 use crate::text::{NAME, WORD, fit};
@@ -74,4 +75,41 @@ pub async fn insert(conn: &mut Conn, event: &Event<'_>) -> Result<(), DbError> {
 pub async fn latest(conn: &mut Conn, limit: u32) -> Result<Vec<EventRow>, DbError> {
     let rows = Sql::new("SELECT * FROM audit_event ORDER BY id DESC LIMIT ").bind(i64::from(limit));
     sql::fetch(conn, &rows).await
+}
+
+/// Which events to list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct EventFilter {
+    pub actor: Option<String>,
+    pub action: Option<String>,
+    pub object_kind: Option<String>,
+    pub object_name: Option<String>,
+    pub cluster_name: Option<String>,
+    pub result: Option<String>,
+    /// From this moment on.
+    pub since: Option<Timestamp>,
+    /// Before this moment.
+    pub until: Option<Timestamp>,
+}
+
+/// One page of the events that pass `filter`. One statement, so it needs no transaction.
+pub async fn page(
+    conn: &mut Conn,
+    filter: &EventFilter,
+    page: Page,
+) -> Result<Listing<EventRow>, DbError> {
+    let mut conditions = Sql::new("")
+        .and("actor", filter.actor.as_ref())
+        .and("action", filter.action.as_ref())
+        .and("object_kind", filter.object_kind.as_ref())
+        .and("object_name", filter.object_name.as_ref())
+        .and("cluster_name", filter.cluster_name.as_ref())
+        .and("result", filter.result.as_ref());
+    if let Some(since) = filter.since {
+        conditions = conditions.push(" AND gmt_create >= ").bind(since);
+    }
+    if let Some(until) = filter.until {
+        conditions = conditions.push(" AND gmt_create < ").bind(until);
+    }
+    Search { conditions, ..alone!("audit_event") }.page(conn, page).await
 }

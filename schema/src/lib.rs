@@ -33,9 +33,11 @@ mod words;
 
 pub mod audit;
 pub mod cluster;
+pub mod cluster_access;
 pub mod cluster_status;
 pub mod guest;
 pub mod guest_tag;
+pub mod idempotency;
 pub mod image_format;
 pub mod image_url;
 pub mod image_use;
@@ -45,6 +47,7 @@ pub mod instance;
 pub mod ip_address;
 pub mod leftover;
 pub mod node;
+pub mod overview;
 pub mod page;
 pub mod reservation;
 pub mod resumable_upload;
@@ -63,6 +66,7 @@ pub mod testing;
 pub mod token;
 pub mod tombstone;
 pub mod upload;
+pub mod user_change;
 
 pub use batch::Written;
 pub use db::{Conn, Db, Transaction};

@@ -61,7 +61,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_tables", minimum: 1),
     migration!(2, "0002_template_pipeline", minimum: 1),
     migration!(3, "0003_list_indexes", minimum: 1),
-    migration!(4, "0005_resumable_upload", minimum: 1),
+    migration!(4, "0004_idempotency", minimum: 1),
+    migration!(5, "0005_resumable_upload", minimum: 1),
 ];
 
 /// The version of the tables that this program is written for.

@@ -290,6 +290,20 @@ where
     }
 }
 
+/// The rows of a table that are told whole and alone.
+macro_rules! alone {
+    ($table:literal) => {
+        $crate::page::Search {
+            what: concat!($table, ".*"),
+            rows: ($table, $table),
+            beside: "",
+            among: ($table, concat!($table, ".id")),
+            conditions: $crate::sql::Sql::new(""),
+        }
+    };
+}
+pub(crate) use alone;
+
 /// The rows of a table that has a cluster in each.
 macro_rules! of_clusters {
     ($table:literal) => {

@@ -261,6 +261,12 @@ impl<'a> From<&'a Option<String>> for Param<'a> {
     }
 }
 
+impl From<Option<String>> for Param<'_> {
+    fn from(value: Option<String>) -> Self {
+        Self::MaybeText(value.map(Cow::Owned))
+    }
+}
+
 impl<'a> From<Option<&'a str>> for Param<'a> {
     fn from(value: Option<&'a str>) -> Self {
         Self::MaybeText(value.map(Cow::Borrowed))

@@ -373,6 +373,22 @@ diesel::table! {
 }
 
 diesel::table! {
+    idempotency_key (id) {
+        id -> BigInt,
+        actor -> Text,
+        request_key -> Text,
+        request_sha256 -> Text,
+        holder -> Text,
+        lease_until -> Timestamp,
+        effects -> BigInt,
+        status -> Nullable<Integer>,
+        headers -> Nullable<Text>,
+        body -> Nullable<Text>,
+        gmt_create -> Timestamp,
+    }
+}
+
+diesel::table! {
     vmid_reservation (cluster_id, vmid) {
         cluster_id -> BigInt,
         vmid -> BigInt,

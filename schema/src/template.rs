@@ -70,6 +70,15 @@ pub async fn get(conn: &mut Conn, id: TemplateId) -> Result<Option<TemplateRow>,
     sql::first(conn, &Sql::new("SELECT * FROM vm_template WHERE id = ").bind(id)).await
 }
 
+/// How many templates of a cluster are not deleted.
+pub async fn count_of_cluster(conn: &mut Conn, id: ClusterId) -> Result<i64, DbError> {
+    let rows = Sql::new("SELECT count(*) AS n FROM vm_template WHERE status <> ")
+        .bind(TemplateStatus::Deleted)
+        .push(" AND cluster_id = ")
+        .bind(id);
+    sql::number(conn, &rows).await
+}
+
 /// The live templates that are to go, in all clusters.
 pub async fn unwanted(conn: &mut Conn) -> Result<Vec<TemplateRow>, DbError> {
     let rows = Sql::new("SELECT * FROM vm_template WHERE deleted_id = 0 AND desired = ")

@@ -8,12 +8,13 @@ use diesel::prelude::*;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::page::{Listing, Page, alone};
 use crate::secret::{Secret, SecretError};
 use crate::sql::{self, Sql};
 use crate::tables::api_token;
 use crate::text::hex;
 use crate::words::words;
-use crate::{Conn, DbError, Timestamp};
+use crate::{Backend, Conn, DbError, Timestamp};
 
 words! {
     /// What a token may do; each scope includes those before it.
@@ -118,6 +119,32 @@ pub const FIRST: &str = "first-admin";
 
 /// So that scanners of source code and logs know one when they see it.
 const PREFIX: &str = "pveo_";
+
+/// Whether a token may be called so: 1 to 255 characters that can be seen.
+pub fn is_name(name: &str) -> bool {
+    !name.trim().is_empty() && !name.chars().any(char::is_control) && name.chars().count() <= 255
+}
+
+/// One token, revoked or not.
+pub async fn get(conn: &mut Conn, id: i64) -> Result<Option<TokenRow>, DbError> {
+    sql::first(conn, &Sql::new("SELECT * FROM api_token WHERE id = ").bind(id)).await
+}
+
+/// One page of all tokens, revoked ones too. One statement, so it needs no transaction.
+pub async fn page(conn: &mut Conn, page: Page) -> Result<Listing<TokenRow>, DbError> {
+    alone!("api_token").page(conn, page).await
+}
+
+/// The tokens of administrators that are not revoked, so that nobody else revokes one of them until
+/// this transaction ends.
+pub async fn lock_admins(conn: &mut Conn) -> Result<Vec<TokenRow>, DbError> {
+    let rows = Sql::new("SELECT * FROM api_token WHERE revoked_at IS NULL AND scope = ")
+        .bind(Scope::Admin)
+        .push(" ORDER BY id");
+    // SQLite has one writer at a time.
+    let rows = if conn.backend() == Backend::Sqlite { rows } else { rows.push(" FOR UPDATE") };
+    sql::fetch(conn, &rows).await
+}
 
 /// All tokens by name, revoked ones too.
 pub async fn list(conn: &mut Conn) -> Result<Vec<TokenRow>, DbError> {

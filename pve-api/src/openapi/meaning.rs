@@ -25,7 +25,8 @@ pub(super) fn meaning(name: &str) -> &'static str {
         "include_instances" => "Whether `instances` is filled in.",
         "cascade" => "Whether the guests on all nodes are deleted too.",
         "since" => {
-            "The revision of the last message that came: only what changed after it is told."
+            "What came after: a revision, as the last message of a watch told it, or a moment in the \
+             record of changes."
         }
         "Last-Event-ID" => "The same as `since`, and stronger: browsers send it by themselves.",
         "Tus-Resumable" => "The version of the protocol.",
@@ -34,6 +35,17 @@ pub(super) fn meaning(name: &str) -> &'static str {
         "Upload-Metadata" => "Names and base64, as in `filename eC5xY293Mg==,cluster_id MQ==`.",
         "Upload-Checksum" => "Algorithm and digest in base64 of this request's bytes.",
         "X-HTTP-Method-Override" => "The method that is meant.",
+        "env" => "Of this environment.",
+        "datacenter" => "In this data centre.",
+        "region" => "In this region.",
+        "is_enabled" => "Those that are mirrored, or the others.",
+        "force" => "Does what would be refused because it is seldom meant.",
+        "actor" => "By the token, or command, of this name.",
+        "action" => "Of this kind of change, as in `cluster.create`.",
+        "object_kind" => "Of this kind of thing, as in `cluster`.",
+        "object_name" => "Of the thing with this name.",
+        "result" => "`done`, or the reason of a refusal in one word.",
+        "until" => "Before this moment.",
         _ => "",
     }
 }

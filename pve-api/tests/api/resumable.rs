@@ -211,7 +211,8 @@ async fn requests_that_are_not_of_the_protocol_are_refused_as_it_says() {
         ("PATCH", &[VERSION, BYTES, ("upload-offset", "1")], 409),
         ("PATCH", &[VERSION, BYTES, zero, ("upload-checksum", "md5 abc")], 400),
         ("PATCH", &[VERSION, BYTES, zero, ("content-length", "5001")], 413),
-        ("POST", &[VERSION], 405),
+        ("POST", &[VERSION], 400),
+        ("POST", &[VERSION, ("x-http-method-override", "PUT")], 400),
     ] {
         let answer = call(&lab.router, method, &path, headers, "").await;
         assert_eq!(answer.status.as_u16(), status, "{method} {headers:?}: {}", answer.text);
@@ -237,7 +238,7 @@ async fn requests_that_are_not_of_the_protocol_are_refused_as_it_says() {
 #[tokio::test]
 async fn bytes_beside_their_checksum_are_kept_if_it_holds_and_else_not_one_of_them() {
     for lab in Lab::all("tus_checksum").await {
-        let path = begun(&lab, 9, &[("filename", "x.raw")]).await;
+        let path = begun(&lab, 512, &[("filename", "x.raw")]).await;
         let right = [("upload-checksum", "sha1 qZk+NkcGgWq6PiVxeFDCbJzQ2J0=")];
         let wrong = [("upload-checksum", "sha256 ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=")];
 
@@ -252,10 +253,10 @@ async fn bytes_beside_their_checksum_are_kept_if_it_holds_and_else_not_one_of_th
         assert_eq!(refused(&answer).1, "hung_up");
         assert_eq!(offset(&head(&lab, &path).await), "3");
 
-        assert_eq!(patch(&lab, &path, 3, "DEFGHI").await.status, 204);
+        assert_eq!(patch(&lab, &path, 3, "x".repeat(509)).await.status, 204);
         let kept = lab.get("/templates/1/detail").await["upload_info"]["sha256"].clone();
-        // printf abcDEFGHI | sha256sum
-        let sha256 = "e71a26257f11a04f501410e99ca33cf03fc960ecbb031b060ac0b6d9fe54b5d3";
+        // (printf abc; head -c 509 /dev/zero | tr '\0' x) | sha256sum
+        let sha256 = "4762c8ff8e46bf37efe306f548428a8fb8ac2f9db68ee69babd61074c2d79264";
         assert_eq!(kept, json!(sha256));
         assert_eq!(lab.files().len(), 1);
     }

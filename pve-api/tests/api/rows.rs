@@ -294,10 +294,11 @@ async fn a_clusters_status_says_what_is_wrong_and_what_is_missing() {
         api.sql(
             "INSERT INTO pve_cluster_status (cluster_id, is_ready, reason, message, reason_since, \
              pve_version, quorate, node_count, online_node_count, guest_count, storage_count, \
-             last_success, last_error, last_error_at, missing_privileges, learned_ca) VALUES \
+             last_success, last_error, last_error_at, missing_privileges, learned_ca, \
+             missing_template_privileges) VALUES \
              (1, 0, 'SuspiciousShrink', 'grant VM.Audit', '2025-01-02 03:04:05', '9.2.11', 1, \
              3, 2, 40, 9, '2025-01-02 03:04:06', 'no', '2025-01-02 03:04:07', \
-             'VM.Audit,Sys.Audit', 'PEM')",
+             'VM.Audit,Sys.Audit', 'PEM', 'VM.Allocate on /vms\nSys.Modify on /')",
         )
         .await;
 
@@ -324,6 +325,7 @@ async fn a_clusters_status_says_what_is_wrong_and_what_is_missing() {
                 "last_error": "no",
                 "last_error_at": "2025-01-02T03:04:07.000Z",
                 "missing_privileges": ["VM.Audit", "Sys.Audit"],
+                "missing_template_privileges": ["VM.Allocate on /vms", "Sys.Modify on /"],
                 "presented_fingerprint": null,
                 "suspicious_since": null,
             })
@@ -332,6 +334,7 @@ async fn a_clusters_status_says_what_is_wrong_and_what_is_missing() {
         assert_eq!(unseen["data"]["reason"], json!(null));
         assert_eq!(unseen["data"]["is_ready"], json!(false));
         assert_eq!(unseen["data"]["guest_count"], json!(null));
+        assert_eq!(unseen["data"]["missing_template_privileges"], json!(null));
         let (status, _) = api.get("/api/v1/clusters/3/status").await;
         assert_eq!(status, StatusCode::NOT_FOUND);
     }
@@ -420,6 +423,8 @@ async fn secrets_are_in_no_answer() {
             "/api/v1/vms/1/ips",
             "/api/v1/storages",
             "/api/v1/storages/1",
+            "/api/v1/clusters",
+            "/api/v1/clusters/1",
             "/api/v1/clusters/1/status",
             "/metrics",
         ] {

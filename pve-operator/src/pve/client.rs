@@ -4,6 +4,7 @@ use std::{collections::VecDeque, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use schema::cluster_access;
 use tokio::time::{Instant, timeout};
 use url::{Url, form_urlencoded};
 
@@ -11,7 +12,7 @@ use super::{
     ApiToken, ErrorClass, Limits, NodeName, PveError, Trust,
     breaker::{BreakerPauses, Severity},
     error::TimedOut,
-    failover::{Endpoint, Failover, parse_api_url},
+    failover::{Endpoint, Failover},
     limits::{Gates, Scope},
     path::ApiPath,
     tls::Verifier,
@@ -48,7 +49,7 @@ impl ClientConfig {
     /// [`PveError::NotHttps`] or [`PveError::Input`] if `api_url` is not `https://HOST[:PORT]`.
     pub fn new(api_url: &str, token: ApiToken, trust: Trust) -> Result<Self, PveError> {
         Ok(Self {
-            api_url: parse_api_url(api_url)?,
+            api_url: cluster_access::api_url(api_url)?,
             token,
             trust,
             limits: Limits::default(),

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, error::Error, fmt, sync::Arc, time::Duration};
 
+use schema::cluster_access::{Mistake, PLAIN_HTTP};
+
 use super::Fingerprint;
 
 /// The cause below a [`PveError`]; shared, so that an open breaker can keep telling it.
@@ -74,6 +76,15 @@ pub enum PveError {
         /// What it failed with.
         source: Box<PveError>,
     },
+}
+
+impl From<Mistake> for PveError {
+    fn from(mistake: Mistake) -> Self {
+        match mistake {
+            Mistake::NotHttps { url } => Self::NotHttps { url, found: PLAIN_HTTP.to_owned() },
+            Mistake::Other { what, .. } => Self::Input { what },
+        }
+    }
 }
 
 /// Whether a failed request may have changed something.

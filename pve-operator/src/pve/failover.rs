@@ -83,45 +83,6 @@ impl Endpoint {
     }
 }
 
-/// Reads an `api_url`: `https://HOST[:PORT]`, with or without `/api2/json`.
-///
-/// # Errors
-///
-/// [`PveError::NotHttps`] for `http://`, [`PveError::Input`] for anything else that is no address.
-pub(crate) fn parse_api_url(text: &str) -> Result<Url, PveError> {
-    let text = text.trim();
-    let shown: String = text.chars().take(200).collect();
-    let bad = |why: &str| PveError::Input {
-        what: format!("api_url {shown:?} {why}; it should look like https://pve1.example.com:8006"),
-    };
-    let mut url = Url::parse(text).map_err(|error| bad(&format!("is no URL ({error})")))?;
-    match url.scheme() {
-        "https" => {}
-        "http" => {
-            return Err(PveError::NotHttps {
-                url: shown,
-                found: "PVE answers plain HTTP with a redirect only, and a token must not travel \
-                        unencrypted"
-                    .to_owned(),
-            });
-        }
-        _ => return Err(bad("does not start with https://")),
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        let what = "api_url holds a user or password; they belong into user_id and user_token";
-        return Err(PveError::Input { what: what.to_owned() });
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err(bad("has no host"));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("has a query"));
-    }
-    let path = url.path().trim_end_matches('/').trim_end_matches("/api2/json").to_owned();
-    url.set_path(path.trim_end_matches('/'));
-    Ok(url)
-}
-
 /// The addresses of one cluster; the configured one comes first.
 #[derive(Debug)]
 pub(crate) struct Failover {
@@ -271,11 +232,13 @@ impl Failover {
 
 #[cfg(test)]
 mod tests {
+    use schema::cluster_access;
+
     use super::*;
     use crate::pve::MemberNode;
 
     fn failover(url: &str) -> Failover {
-        Failover::new(&parse_api_url(url).unwrap(), BreakerPauses::default()).unwrap()
+        Failover::new(&cluster_access::api_url(url).unwrap(), BreakerPauses::default()).unwrap()
     }
 
     fn status(local: &str, nodes: &[(&str, &str)]) -> ClusterStatus {
@@ -381,7 +344,7 @@ mod tests {
             ("https://pve1:8006/?a=b", "has a query"),
             ("https://root:s3cret@pve1:8006", "belong into user_id"),
         ] {
-            let error = parse_api_url(url).unwrap_err().to_string();
+            let error = PveError::from(cluster_access::api_url(url).unwrap_err()).to_string();
 
             assert!(error.contains(words), "{url}: {error}");
             assert!(!error.contains("s3cret"));

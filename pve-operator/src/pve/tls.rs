@@ -36,9 +36,10 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
+use schema::cluster_access;
 
 use super::{PveError, error::find_cause};
 
@@ -54,7 +55,7 @@ impl Fingerprint {
 
     /// Reads several, separated by commas; none at all from an empty text.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, PveError> {
-        text.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::parse).collect()
+        Ok(cluster_access::fingerprints(text)?.into_iter().map(Self).collect())
     }
 }
 
@@ -63,23 +64,7 @@ impl FromStr for Fingerprint {
 
     /// Colons and case do not matter.
     fn from_str(text: &str) -> Result<Self, PveError> {
-        let digits: Vec<u8> = text.trim().bytes().filter(|byte| *byte != b':').collect();
-        let mut bytes = [0; 32];
-        let whole = digits.len() == 64
-            && bytes.iter_mut().zip(digits.chunks(2)).all(|(byte, pair)| {
-                let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'));
-                let value = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok());
-                value.map(|value| *byte = value).is_some()
-            });
-        if whole {
-            return Ok(Self(bytes));
-        }
-        let shown: String = text.chars().take(100).collect();
-        Err(PveError::Input {
-            what: format!(
-                "{shown:?} is not a SHA-256 fingerprint: it has 32 bytes, as 64 hex digits"
-            ),
-        })
+        Ok(Self(cluster_access::fingerprint(text)?))
     }
 }
 
@@ -136,7 +121,7 @@ impl Trust {
     ) -> Result<Self, PveError> {
         let fingerprints = Fingerprint::parse_list(fingerprints.unwrap_or_default())?;
         let ca = match ca_pem.map(str::trim).filter(|pem| !pem.is_empty()) {
-            Some(pem) => certificates_in(pem)?,
+            Some(pem) => cluster_access::certificates(pem)?,
             None => Vec::new(),
         };
         Ok(Self { fingerprints, ca, insecure, first_use })
@@ -171,20 +156,6 @@ impl Learned {
     pub fn is_empty(&self) -> bool {
         self.ca_pem.is_none() && self.fingerprints.is_empty()
     }
-}
-
-fn certificates_in(pem: &str) -> Result<Vec<CertificateDer<'static>>, PveError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let bad =
-        |why: String| PveError::Input { what: format!("tls_ca is not a PEM certificate: {why}") };
-    let found = found.map_err(|error| bad(error.to_string()))?;
-    if found.is_empty() {
-        return Err(bad("there is no BEGIN CERTIFICATE in it".to_owned()));
-    }
-    for der in &found {
-        RootCertStore::empty().add(der.clone()).map_err(|error| bad(error.to_string()))?;
-    }
-    Ok(found)
 }
 
 /// The `rustls` half of [`Trust`]: judges certificates, and grows while it is used.
@@ -259,7 +230,7 @@ impl Verifier {
         let roots = match &learned.ca_pem {
             Some(pem) => {
                 let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(certificates_in(pem)?);
+                roots.add_parsable_certificates(cluster_access::certificates(pem)?);
                 Some(roots)
             }
             None => None,

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use reqwest::header::HeaderValue;
+use schema::cluster_access::TokenParts;
+use schema::secret::Secret;
 
 use super::PveError;
 
@@ -22,31 +24,13 @@ impl ApiToken {
     /// [`PveError::Input`] for anything else; the sentence says which two forms there are and
     /// what was wrong, and never holds any part of `user_token`.
     pub fn parse(user_id: &str, user_token: &str) -> Result<Self, PveError> {
-        let (user_id, user_token) = (user_id.trim(), user_token.trim());
-        let (user, token_id, secret) = match (user_id.split_once('!'), user_token.split_once('=')) {
-            (Some((user, id)), None) => (user, id, user_token),
-            (None, Some((id, secret))) => (user_id, id, secret),
-            (None, None) => {
-                return Err(refused("neither of them names a token id"));
-            }
-            (Some(_), Some(_)) => return Err(refused("both of them name a token id")),
-        };
-        let Some((name, realm)) = user.rsplit_once('@') else {
-            return Err(refused("user_id has no realm"));
-        };
-        if name.is_empty() || realm.is_empty() || !name.bytes().all(is_user) || !is_word(realm) {
-            return Err(refused("user_id is not user@realm"));
-        }
-        // A token id has at least two characters (seen on PVE 9.2.11).
-        if token_id.len() < 2 || !is_word(token_id) {
-            return Err(refused("the token id is not a word of at least two characters"));
-        }
-        if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(refused("the secret is empty or holds blanks"));
-        }
-        let id: Box<str> = format!("{user}!{token_id}").into();
+        let parts = TokenParts::parse(user_id, &Secret::new(user_token))?;
+        let id: Box<str> = parts.id.into();
+        let secret = parts.secret.expose();
         let Ok(mut header) = HeaderValue::try_from(format!("PVEAPIToken={id}={secret}")) else {
-            return Err(refused("the secret cannot stand in a header"));
+            return Err(PveError::Input {
+                what: "user_token: the secret cannot stand in a header".to_owned(),
+            });
         };
         header.set_sensitive(true);
         Ok(Self { id, header })
@@ -65,26 +49,6 @@ impl ApiToken {
 impl fmt::Debug for ApiToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiToken({} [secret])", self.id)
-    }
-}
-
-/// pve-access-control: `src/PVE/Auth/Plugin.pm`, `verify_username`: no blanks, `:` or `/`.
-fn is_user(byte: u8) -> bool {
-    (byte.is_ascii_graphic() || byte >= 0x80) && !b":/".contains(&byte)
-}
-
-/// pve-access-control: `src/PVE/AccessControl.pm`, `token_subid_regex` and realm names.
-fn is_word(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_alphabetic())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-fn refused(why: &str) -> PveError {
-    PveError::Input {
-        what: format!(
-            "the API token must be user_id = 'user@realm!tokenid' with user_token = 'secret', or \
-             user_id = 'user@realm' with user_token = 'tokenid=secret'; {why}"
-        ),
     }
 }
 

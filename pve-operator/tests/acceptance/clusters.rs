@@ -1,8 +1,9 @@
 //! Rows of `pve_cluster` that change while the operator runs.
 
-use pve_sim::Config;
+use pve_sim::{Config, Sim};
+use serde_json::{Value, json};
 
-use crate::support::{Followed, Mirror, SOON, eventually, on_every_database, simulate};
+use crate::support::{Followed, Mirror, SOON, eventually, on_every_database, send, simulate};
 
 /// No request for as long as `other` is polled five times.
 async fn silence(mirror: &Mirror, quiet: &Followed, other: &Followed) {
@@ -151,6 +152,86 @@ async fn a_changed_url_and_env_take_effect() {
 
         mirror.until_equal(&it).await;
         assert_eq!(mirror.nodes(it.id).await.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
+    })
+    .await;
+}
+
+/// A cluster as it is given to the API.
+fn as_json(name: &str, sim: &Sim) -> Value {
+    json!({
+        "cluster_name": name,
+        "api_url": sim.url(),
+        "user_id": sim.user_id(),
+        "user_token": sim.token(),
+        "tls_fingerprint": sim.fingerprint(sim.first_node()),
+        "env": "prod",
+    })
+}
+
+/// A16, through the API: a new cluster is followed, a changed one is followed otherwise, and of a
+/// deleted one nothing is left, each without restart; the token is sealed on the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a16_what_the_api_changes_takes_effect() {
+    on_every_database("a16_api", async |database| {
+        let keys = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(keys.path(), "ab".repeat(32)).unwrap();
+        let mut mirror = Mirror::stopped(database);
+        mirror.option("--api", "127.0.0.1:0");
+        mirror.option("--api-auth", "off");
+        mirror.option("--secret-key-file", keys.path().to_str().unwrap());
+        mirror.start().await;
+        let api = mirror.operator().api.expect("the API is served");
+        let ask = async |method: &str, path: &str, body: &Value| -> Value {
+            let path = format!("/api/v1/clusters{path}");
+            let (status, text) = send(api, method, &path, &body.to_string()).await.unwrap();
+            assert_eq!(status, 200, "{method} {path}: {text}");
+            serde_json::from_str(&text).unwrap()
+        };
+
+        let sim = simulate(Config::quick().guests(8));
+        let token = sim.token();
+        let made = ask("POST", "", &as_json("api", &sim)).await;
+        assert_eq!(made["data"]["token_sealed"], json!(true));
+        let id = mirror.cluster_id("api").await;
+        let it = Followed { id, name: "api".to_owned(), sim };
+        mirror.until_equal(&it).await;
+
+        // Another token and another env; the old token is refused from now on.
+        let one = format!("/{}", id.0);
+        it.sim.rotate_token();
+        mirror.until_reason(&it, "Unauthorized").await;
+        it.sim.rename(104, "renamed");
+        let mut changed = as_json("api", &it.sim);
+        changed["env"] = json!("test");
+        ask("PUT", &one, &changed).await;
+        mirror.until_equal(&it).await;
+        mirror.until_reason(&it, "Synced").await;
+        eventually("nodes carry the new env", SOON, || async {
+            let nodes = mirror.nodes(id).await;
+            let new = nodes.iter().all(|row| row.synced.env.as_deref() == Some("test"));
+            if new { Ok(()) } else { Err(nodes) }
+        })
+        .await;
+
+        // With a sync in flight: everything has just changed.
+        for guest in it.sim.guests() {
+            it.sim.rename(guest.vmid, "renamed-again");
+        }
+        let status = ask("GET", &format!("{one}/status"), &json!({})).await;
+        assert_eq!(status["data"]["reason"], json!("Synced"));
+        assert!(!status.to_string().contains(&token));
+        ask("DELETE", &one, &json!({})).await;
+        eventually("no row is left, and nobody asks", SOON, || async {
+            let rows = mirror.rows(id).await;
+            let running = mirror.metric("pve_operator_clusters", &["running"]);
+            if rows == [0; 5] && running == 0 { Ok(()) } else { Err((rows, running)) }
+        })
+        .await;
+        it.sim.reset_counters();
+        let other = mirror.follow("other", simulate(Config::quick().guests(2))).await;
+        mirror.until_equal(&other).await;
+        assert_eq!(it.sim.counters().requests, 0);
+        assert_eq!(mirror.rows(id).await, [0; 5], "nothing comes back");
     })
     .await;
 }

@@ -8,8 +8,8 @@ use schema::images::{From, ImageError, ImageStore, SessionId};
 use crate::bucket::Server;
 use crate::stores::{files_in, noise, read};
 
-/// Several pieces, none of them full at the end.
-const SIZE: usize = 35 << 20;
+/// More than one piece of 16 MiB.
+const SIZE: usize = 20 << 20;
 
 /// Brings bytes in, in chunks of an odd size, and says how many are safe.
 async fn go(store: &ImageStore, id: &SessionId, bytes: &Bytes, from: usize, epoch: i64) -> u64 {
@@ -45,7 +45,7 @@ impl Place {
 
 async fn comes_in_goes(store: &ImageStore) {
     let (id, bytes) = (SessionId::random(), noise(SIZE));
-    let cut = 20 << 20;
+    let cut = 17 << 20;
 
     assert_eq!(go(store, &id, &bytes.slice(..cut), 0, 1).await, cut as u64);
     assert_eq!(go(store, &id, &bytes, cut, 2).await, SIZE as u64);
@@ -73,10 +73,10 @@ async fn what_came_in_several_goes_is_what_would_have_come_in_one() {
 /// A go that wrote more than was acknowledged, then another one from what was, by another process.
 async fn goes_on_after_a_crash(before: ImageStore, after: impl Fn() -> ImageStore) {
     let (id, bytes) = (SessionId::random(), noise(SIZE));
-    let safe = 18 << 20;
+    let safe = 17 << 20;
     go(&before, &id, &bytes.slice(..safe), 0, 1).await;
     // Stored, and never acknowledged: other bytes than those that come then.
-    let lost = [&bytes[..safe], &noise(17 << 20)].concat().into();
+    let lost = [&bytes[..safe], &noise(2 << 20)].concat().into();
     go(&before, &id, &lost, safe, 2).await;
     drop(before);
 
@@ -130,7 +130,7 @@ async fn a_wrong_digest_makes_no_image_and_what_is_discarded_is_gone() {
 
         assert_eq!(store.list().await.unwrap(), []);
         let there = store.sessions().await.unwrap();
-        assert_eq!(there.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [id.clone()]);
+        assert!(there.len() == 1 && there[0].0 == id, "{there:?}");
         // Crashed uploads of the other kind are swept, these are not.
         store.sweep_unfinished(Duration::ZERO).await.unwrap();
         assert_eq!(store.sessions().await.unwrap().len(), 1);

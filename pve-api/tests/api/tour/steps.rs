@@ -47,7 +47,7 @@ pub(super) const STEPS: &[Step] = &[
     step(
         "Clusters",
         "replace_cluster",
-        r#"curl -X PUT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"cluster_name": "prod", "api_url": "https://pve2.example.net:8006", "user_id": "operator@pve!mirror", "is_enabled": false}' $API/clusters/3"#,
+        r#"curl -X PUT -H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -d '{"cluster_name": "prod", "api_url": "https://pve1.example.net:8006", "user_id": "operator@pve!mirror", "is_enabled": false}' $API/clusters/3"#,
     ),
     step(
         "Clusters",

@@ -1,4 +1,4 @@
-//! One GET over plain HTTP.
+//! One request over plain HTTP.
 
 use std::net::SocketAddr;
 
@@ -9,8 +9,22 @@ use tokio::{
 
 /// Status and body.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    send(address, "GET", path, "").await
+}
+
+/// The same, with JSON to send.
+pub(crate) async fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    json: &str,
+) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{json}",
+        json.len()
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

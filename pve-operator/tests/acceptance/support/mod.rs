@@ -9,7 +9,7 @@ mod replica;
 mod workshop;
 
 pub(crate) use eventually::{eventually, on_every_database};
-pub(crate) use http::get;
+pub(crate) use http::{get, send};
 pub(crate) use mirror::{Followed, Mirror, SOON, simulate};
 pub(crate) use proxy::Proxy;
 pub(crate) use replica::{Balancer, Replica};
