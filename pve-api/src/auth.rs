@@ -51,7 +51,13 @@ pub(crate) struct Caller {
 impl Caller {
     /// Whoever has a token of that name, and is not calling right now.
     pub(crate) fn of_token(name: &str) -> Self {
-        Self { name: name.to_owned(), scope: Scope::Write, remote_address: None, request_id: None }
+        Self {
+            name: name.to_owned(),
+            scope: Scope::Write,
+            claim: None,
+            remote_address: None,
+            request_id: None,
+        }
     }
 }
 

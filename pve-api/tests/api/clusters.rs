@@ -161,6 +161,7 @@ async fn a_put_replaces_all_but_a_token_that_is_left_out() {
         api.sql("UPDATE pve_cluster SET env = 'prod', describes = 'old', creator = 'ann'").await;
         let mut body = a_cluster("lab");
         body.as_object_mut().unwrap().remove("user_token");
+        body["api_url"] = json!("https://pve.example:8006");
         body["region"] = json!("eu");
 
         let put = send(&api.router, "PUT", "/api/v1/clusters/1", &body).await;
