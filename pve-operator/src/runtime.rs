@@ -6,18 +6,22 @@ use anyhow::{Context, bail};
 use informer::Backoff;
 use pve_api::Door;
 use schema::{Db, DbError, image_url::ImageUrlKey, images::ImageStore, secret::SecretKeys};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Readiness},
     args::{DatabaseArgs, FirstUse, RunArgs},
+    inventory::writer::FLUSH,
     metrics::Metrics,
     pipeline::{Pace, Shared},
     pve,
     supervisor::Supervisor,
     templates::{self, Clusters},
 };
+
+/// Writers have their time whatever callers are given, and a little to find out that they are to stop.
+const SPARE: Duration = Duration::from_secs(1);
 
 /// A running operator.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub struct Operator {
     readiness: Readiness,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// How long a stop waits.
+    drain: Duration,
 }
 
 impl Operator {
@@ -86,6 +92,7 @@ impl Operator {
             settings.stopping = stop.clone();
             settings.images.clone_from(&templates.images);
             settings.max_upload_bytes = args.max_upload_bytes.get();
+            drain: args.door.drain_timeout.max(FLUSH + SPARE),
             settings.image_key.clone_from(&image_key);
             api.furnish(&mut settings);
             let (router, chores) = pve_api::service(db.clone(), settings);
@@ -133,11 +140,14 @@ impl Operator {
         self.readiness.is_ready()
     }
 
-    /// Stops polling, writes what is left, and returns when nothing runs any more.
+    /// Stops polling, writes what is left, and returns when nothing runs any more, or once callers
+    /// have had the time that they are given.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        if timeout(self.drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!("Some callers took too long and were left");
+        }
     }
 }
 
@@ -253,4 +263,29 @@ pub async fn migrate(args: &DatabaseArgs) -> anyhow::Result<()> {
         println!("Applied {name}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_leaves_callers_that_take_too_long() {
+        let tasks = TaskTracker::new();
+        tasks.spawn(std::future::pending::<()>());
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let operator = Operator {
+            admin: nowhere,
+            api: None,
+            metrics: Metrics::new(),
+            readiness: Readiness::default(),
+            stop: CancellationToken::new(),
+            tasks,
+            drain: Duration::from_secs(17),
+        };
+
+        let stopped = timeout(Duration::from_secs(20), operator.stop()).await;
+
+        assert!(stopped.is_ok());
+    }
 }
