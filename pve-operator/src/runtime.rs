@@ -48,6 +48,19 @@ impl Operator {
     /// What a person must mend: a URL, key or address that cannot be used, tables that are missing or
     /// too new, a database that takes no changes.
     pub async fn start(args: &RunArgs) -> anyhow::Result<Self> {
+        let (operator, mirroring) = Self::listen(args).await?;
+        if let Err(error) = mirroring.await {
+            operator.stop().await;
+            return Err(error);
+        }
+        Ok(operator)
+    }
+
+    /// Checks what can be checked without the database, and answers whoever asks; the rest of the
+    /// start waits for the database.
+    async fn listen(
+        args: &RunArgs,
+    ) -> anyhow::Result<(Self, impl Future<Output = anyhow::Result<()>>)> {
         let db = Db::open(&args.database.database_url)?;
         let keys = args.secret_key_file.as_deref().map(read_keys).transpose()?;
         if let Some(api) = args.api
@@ -79,61 +92,64 @@ impl Operator {
             readiness: readiness.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
+            drain: args.door.drain_timeout.max(FLUSH + SPARE),
         };
         serve(&tasks, &stop, admin, admin::router(metrics.clone(), readiness.clone()));
-        tokio::select! {
-            ready = database(&db, args.migrate) => ready?,
-            () = stop.cancelled() => {}
-        }
-        if let Some(api) = api {
+        let chores = api.map(|api| {
             let mut settings = pve_api::Settings::default();
             settings.auth = args.api_auth;
             settings.tasks = tasks.clone();
             settings.stopping = stop.clone();
             settings.images.clone_from(&templates.images);
             settings.max_upload_bytes = args.max_upload_bytes.get();
-            drain: args.door.drain_timeout.max(FLUSH + SPARE),
             settings.image_key.clone_from(&image_key);
             api.furnish(&mut settings);
             let (router, chores) = pve_api::service(db.clone(), settings);
-            let stopped = stop.clone();
-            tasks.spawn(async move {
-                tokio::select! {
-                    () = chores.run() => {}
-                    () = stopped.cancelled() => {}
-                }
-            });
-            if args.api_auth == pve_api::Auth::Tokens {
-                pve_api::first_token(&db).await;
-            }
             tasks.spawn(api.serve(router, stop.clone()));
-        }
-        let clusters = Clusters::default();
-        tasks.spawn(templates::run(
-            db.clone(),
-            clusters.clone(),
-            templates,
-            metrics.clone(),
-            stop.clone(),
-        ));
-        let shared = Shared {
-            db,
-            metrics,
-            clusters,
-            pace: Pace {
-                poll: args.poll_interval,
-                full_sync: args.full_sync_interval,
-                details: args.details_interval,
-                usage: args.usage_interval,
-            },
-            first_use: match args.tls_first_use {
-                FirstUse::Refuse => pve::FirstUse::Refuse,
-                FirstUse::Pin => pve::FirstUse::Pin,
-            },
+            chores
+        });
+        let mirroring = async move {
+            database(&db, args.migrate).await?;
+            if let Some(chores) = chores {
+                let stopped = stop.clone();
+                tasks.spawn(async move {
+                    tokio::select! {
+                        () = chores.run() => {}
+                        () = stopped.cancelled() => {}
+                    }
+                });
+                if args.api_auth == pve_api::Auth::Tokens {
+                    pve_api::first_token(&db).await;
+                }
+            }
+            let clusters = Clusters::default();
+            tasks.spawn(templates::run(
+                db.clone(),
+                clusters.clone(),
+                templates,
+                metrics.clone(),
+                stop.clone(),
+            ));
+            let shared = Shared {
+                db,
+                metrics,
+                clusters,
+                pace: Pace {
+                    poll: args.poll_interval,
+                    full_sync: args.full_sync_interval,
+                    details: args.details_interval,
+                    usage: args.usage_interval,
+                },
+                first_use: match args.tls_first_use {
+                    FirstUse::Refuse => pve::FirstUse::Refuse,
+                    FirstUse::Pin => pve::FirstUse::Pin,
+                },
+            };
+            let supervisor = Supervisor::new(shared, keys, readiness, args.cluster_check_interval);
+            tasks.spawn(supervisor.run(stop));
+            Ok(())
         };
-        let supervisor = Supervisor::new(shared, keys, readiness, args.cluster_check_interval);
-        tasks.spawn(supervisor.run(stop));
-        Ok(operator)
+        Ok((operator, mirroring))
     }
 
     pub fn is_ready(&self) -> bool {
@@ -153,16 +169,21 @@ impl Operator {
 
 /// Runs the operator until `ended` resolves.
 pub async fn run(args: &RunArgs, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
-    tokio::pin!(ended);
-    let operator = tokio::select! {
-        operator = Operator::start(args) => operator?,
-        () = &mut ended => return Ok(()),
+    let (operator, mirroring) = Operator::listen(args).await?;
+    let running = async {
+        mirroring.await?;
+        tracing::info!(admin = %operator.admin, api = operator.api.map(|it| it.to_string()), "The operator is running");
+        std::future::pending::<anyhow::Result<()>>().await
     };
-    tracing::info!(admin = %operator.admin, api = operator.api.map(|it| it.to_string()), "The operator is running");
-    ended.await;
-    tracing::info!("Stopping");
+    let outcome = tokio::select! {
+        outcome = running => outcome,
+        () = ended => {
+            tracing::info!("Stopping");
+            Ok(())
+        }
+    };
     operator.stop().await;
-    Ok(())
+    outcome
 }
 
 /// Waits until the database answers; then it must be usable.
