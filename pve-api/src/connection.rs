@@ -295,12 +295,18 @@ impl<S> Watched<S> {
 
     /// Gives a write that waits no more time than [`STALLED`].
     fn wrote<T>(
+    ///
+    /// Meanwhile reading has no limit of its own: a head, an idle connection or one that makes room
+    /// may still have an answer on its way, and whoever hears of an end throws that away.
         &mut self,
         outcome: Poll<io::Result<T>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                // The reader was not told how long it may wait.
+                cx.waker().wake_by_ref();
+            }
             return outcome;
         }
         let end = || Box::pin(sleep_until(Instant::now() + STALLED));
@@ -346,6 +352,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             Wait::ForEver => Poll::Pending,
             Wait::NotAtAll => Poll::Ready(Ok(())),
             Wait::Until(end, why) => {
+        if this.stalled.is_some() {
+            // An answer is on its way out, and has a limit.
+            return Poll::Pending;
+        }
                 let patience = this.patience.get_or_insert_with(|| Box::pin(sleep_until(end)));
                 if patience.deadline() != end {
                     patience.as_mut().reset(end);

@@ -486,6 +486,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_reads_its_answer_slowly_gets_all_of_it() {
+        let served = Served::start();
+        let mut stream = served.connect().await;
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+
+        // Longer than a connection may be idle, and never silent for as long as a caller may be.
+        let (mut answer, mut part) = (Vec::new(), vec![0; 128 * 1024]);
+        while answer.len() < 1 << 20 {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let bytes = stream.read(&mut part).await.unwrap();
+            assert!(bytes > 0, "it was closed after {} bytes", answer.len());
+            answer.extend_from_slice(&part[..bytes]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_makes_room_sends_its_answer_first() {
+        let served = Served::start();
+        let mut stream = served.connect().await;
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        assert!(served.connections.close_longest_idle());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (answer, after) = until_closed(&mut stream, "").await;
+
+        assert!(answer.len() > 1 << 20, "{} bytes came", answer.len());
+        assert_eq!(after, 0, "then it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_one_that_was_idle_longest_makes_room() {
         let served = Served::start();
         let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
