@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
-use axum::body::to_bytes;
+use axum::body::{BodyDataStream, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use futures::StreamExt as _;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{ApiError, Refusal, printable};
+use crate::linger;
 use crate::openapi::{Input, Operation};
 
 /// A JSON object. Its type denies unknown fields.
@@ -28,23 +30,36 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let end = Instant::now() + PATIENCE;
+        let (head, body) = request.into_parts();
+        let hopeless = body.size_hint().lower() > LONGEST as u64;
+        let mut body = body.into_data_stream();
+        // Whoever is still sending when it is refused may never see why.
+        let waits = linger::waits(&head.headers);
+        let forget = async |mut body: BodyDataStream| {
+            if !waits {
+                drop(timeout_at(end, linger::forget(&mut body)).await);
+            }
+        };
+        let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/json") {
+            forget(body).await;
             let message = "send a JSON object with the header `Content-Type: application/json`";
             let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Refusal::new(status, "content_type", message).into());
         }
-        let whole = timeout(PATIENCE, to_bytes(request.into_body(), LONGEST)).await;
+        let whole = if hopeless { Ok(None) } else { timeout_at(end, whole(&mut body)).await };
         let whole = whole.map_err(|_| {
             let message = format!("the body did not come within {} seconds", PATIENCE.as_secs());
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "body", message)
         })?;
-        let bytes = whole.map_err(|_| {
+        let Some(bytes) = whole else {
+            forget(body).await;
             let message =
                 format!("the body did not arrive whole, or has more than {LONGEST} bytes");
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message)
-        })?;
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message).into());
+        };
         // An array would be taken for the fields in their order.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             let message = "the body is no JSON object: it begins with { and has named fields";
@@ -55,6 +70,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             ApiError::invalid("body", message)
         })
     }
+}
+
+/// None if it breaks off or is too long; then the rest is still to be read.
+async fn whole(body: &mut BodyDataStream) -> Option<Vec<u8>> {
+    let mut kept = Vec::new();
+    while let Some(bytes) = body.next().await {
+        let bytes = bytes.ok()?;
+        if kept.len() + bytes.len() > LONGEST {
+            return None;
+        }
+        kept.extend_from_slice(&bytes);
+    }
+    Some(kept)
 }
 
 impl<T: JsonSchema> Input for JsonBody<T> {
@@ -74,7 +102,11 @@ fn printable_sentence(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use axum::body::Body;
+    use axum::http::header::{EXPECT, HeaderName};
     use axum::response::IntoResponse as _;
 
     use super::*;
@@ -90,5 +122,41 @@ mod tests {
         let error = JsonBody::<serde_json::Value>::from_request(request, &()).await.unwrap_err();
 
         assert_eq!(error.into_response().status(), StatusCode::REQUEST_TIMEOUT);
+    }
+
+    /// What so many pieces of 16 KiB are answered with, and how many of them were read.
+    async fn sent(pieces: usize, headers: &[(HeaderName, &str)]) -> (StatusCode, usize) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&read);
+        let all = futures::stream::iter(0..pieces).map(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, std::io::Error>(vec![b' '; 16 * 1024])
+        });
+        let mut request = Request::post("/");
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let request = request.body(Body::from_stream(all)).unwrap();
+        let error = JsonBody::<serde_json::Value>::from_request(request, &()).await.unwrap_err();
+        (error.into_response().status(), read.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_too_much_is_heard_out_before_it_is_told() {
+        let json = (CONTENT_TYPE, "application/json");
+
+        assert_eq!(sent(100, &[json.clone()]).await, (StatusCode::PAYLOAD_TOO_LARGE, 100));
+        let (status, read) = sent(1 << 20, &[json]).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(read < 1100, "16 MiB are enough, but {read} were read");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_something_else_is_heard_out_unless_it_waits_to_be_asked() {
+        let text = (CONTENT_TYPE, "text/plain");
+        let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+
+        assert_eq!(sent(100, &[text.clone()]).await, (unsupported, 100));
+        assert_eq!(sent(100, &[text, (EXPECT, "100-continue")]).await, (unsupported, 0));
     }
 }
