@@ -140,14 +140,11 @@ pub struct ServeArgs {
     /// How many may watch sync tasks at once; who comes later is asked to try again.
     #[arg(long, env = "MAX_WATCHERS", default_value = "2000")]
     pub max_watchers: std::num::NonZeroUsize,
-    /// How long uploads and requests under way are waited for when the process is told to stop.
-    #[arg(long, env = "DRAIN_TIMEOUT", default_value = "17s", value_parser = duration)]
-    pub drain_timeout: Duration,
     #[command(flatten)]
     pub door: DoorArgs,
 }
 
-/// How callers are let in, and how often.
+/// How callers are let in, how often, and how long they are waited for.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Serving the API")]
 pub struct DoorArgs {
@@ -165,6 +162,9 @@ pub struct DoorArgs {
     /// How many requests a second each token may make, twice as many at once; 0 is no limit.
     #[arg(long, env = "RATE_LIMIT", default_value_t = 100)]
     pub rate_limit: u32,
+    /// How long uploads and requests under way are waited for when the process is told to stop.
+    #[arg(long, env = "DRAIN_TIMEOUT", default_value = "17s", value_parser = duration)]
+    pub drain_timeout: Duration,
     /// Network of proxies whose `X-Forwarded-For` or `Forwarded` is believed, as in 10.0.0.0/8; may
     /// be given more than once.
     #[arg(

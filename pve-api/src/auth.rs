@@ -109,19 +109,18 @@ async fn admit(
     if let Some(row) = &row {
         named.set(&row.name);
     }
-    let row = judge(row, needed, schema::now());
-    let often = match &row {
-        Ok(TokenRow { id, .. }) => api.admission.right(*id).map_err(Denied::Rate),
-        Err(Denied::Unknown | Denied::Unfit { .. }) => {
-            api.admission.wrong(address).map_err(Denied::WrongTokens)
-        }
-        Err(_) => Ok(()),
+    let now = schema::now();
+    // One that may not do this is a right token all the same.
+    let fit = row.as_ref().filter(|row| row.fitness(now).is_ok()).map(|row| row.id);
+    let often = match fit {
+        Some(id) => api.admission.right(id).map_err(Denied::Rate),
+        None => api.admission.wrong(address).map_err(Denied::WrongTokens),
     };
     if let Err(denied) = often {
         api.metrics.refused(denied.reason());
         return Err(denied);
     }
-    let row = row?;
+    let row = judge(row, needed, now)?;
     note_use(api, &row);
     Ok((row.name, row.scope))
 }

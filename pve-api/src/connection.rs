@@ -252,7 +252,8 @@ pub(crate) struct Hold(Connection);
 impl Hold {
     /// The connection is not HTTP any more.
     pub(crate) fn for_ever(self) {
-        std::mem::forget(self);
+        // One more, which the drop takes away again.
+        self.0.0.turn().holds += 1;
     }
 }
 
@@ -294,13 +295,19 @@ impl<S> Watched<S> {
     }
 
     /// Gives a write that waits no more time than [`STALLED`].
+    ///
+    /// Meanwhile reading has no limit of its own: a head, an idle connection or one that makes room
+    /// may still have an answer on its way, and whoever hears of an end throws that away.
     fn wrote<T>(
         &mut self,
         outcome: Poll<io::Result<T>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
-            self.stalled = None;
+            if self.stalled.take().is_some() {
+                // The reader was not told how long it may wait.
+                cx.waker().wake_by_ref();
+            }
             return outcome;
         }
         let end = || Box::pin(sleep_until(Instant::now() + STALLED));
@@ -315,11 +322,14 @@ impl<S> Watched<S> {
 impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
         let state = &self.connection.0;
-        {
+        let reader = {
             let mut turn = state.turn();
             turn.over = true;
             state.leave_the_line(&mut turn);
-        }
+            turn.reader.take()
+        };
+        // Holds may outlive the stream; the task that read it need not.
+        drop(reader);
         state.all.0.metrics.ended();
     }
 }
@@ -341,6 +351,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 buffer.set_filled(before);
             }
             return outcome;
+        }
+        if this.stalled.is_some() {
+            // An answer is on its way out, and has a limit.
+            return Poll::Pending;
         }
         match this.connection.wait(cx.waker()) {
             Wait::ForEver => Poll::Pending,
@@ -391,5 +405,39 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.wrote(outcome, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_connection_that_was_upgraded() {
+        let all = Connections::default();
+        let slot = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let watched = Watched::new(tokio::io::empty(), &all, slot);
+        let state = Arc::downgrade(&watched.connection().0);
+        watched.connection().hold().for_ever();
+        assert_eq!(watched.connection().wait(Waker::noop()), Wait::ForEver);
+        assert!(!all.close_longest_idle(), "it stays busy");
+
+        drop(watched);
+
+        assert!(state.upgrade().is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_on_to_a_connection_does_not_keep_the_task_that_read_it() {
+        let slot = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let watched = Watched::new(tokio::io::empty(), &Connections::default(), slot);
+        let connection = watched.connection();
+        connection.wait(Waker::noop());
+
+        drop(watched);
+
+        assert!(connection.0.turn().reader.is_none());
     }
 }

@@ -43,6 +43,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// within it loses no request.
 const NOTICE: Duration = Duration::from_millis(500);
 
+/// How long a connection that makes room may take to close. One that still has an answer on its way
+/// takes longer, and another one goes instead.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// A port that was taken, and how callers are served there.
 #[derive(Debug)]
 pub struct Door {
@@ -202,9 +206,17 @@ impl Entrance {
             if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
                 return slot;
             }
-            self.connections.close_longest_idle();
+            let closing = self.connections.close_longest_idle();
+            let slot = Arc::clone(&self.slots).acquire_owned();
+            if closing {
+                // Whatever becomes idle meanwhile stays: one caller costs one connection.
+                if let Ok(slot) = tokio::time::timeout(CLOSING, slot).await {
+                    return slot.expect(OPEN);
+                }
+                continue;
+            }
             tokio::select! {
-                slot = Arc::clone(&self.slots).acquire_owned() => return slot.expect(OPEN),
+                slot = slot => return slot.expect(OPEN),
                 () = self.connections.one_becomes_idle() => {}
             }
         }
@@ -483,6 +495,91 @@ mod tests {
         assert_eq!(served.closed("slow_reader"), 1);
         assert_eq!(served.connections.metrics().open(), 0);
         assert_eq!(served.slots.available_permits(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_its_answer_slowly_gets_all_of_it() {
+        let served = Served::start();
+        let mut stream = served.connect().await;
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+
+        // Longer than a connection may be idle, and never silent for as long as a caller may be.
+        let (mut answer, mut part) = (Vec::new(), vec![0; 128 * 1024]);
+        while answer.len() < 1 << 20 {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            let bytes = stream.read(&mut part).await.unwrap();
+            assert!(bytes > 0, "it was closed after {} bytes", answer.len());
+            answer.extend_from_slice(&part[..bytes]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_makes_room_sends_its_answer_first() {
+        let served = Served::start();
+        let mut stream = served.connect().await;
+        stream.write_all(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+
+        assert!(served.connections.close_longest_idle());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (answer, after) = until_closed(&mut stream, "").await;
+
+        assert!(answer.len() > 1 << 20, "{} bytes came", answer.len());
+        assert_eq!(after, 0, "then it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_caller_costs_one_idle_connection() {
+        let (slots, connections) = (Arc::new(Semaphore::new(3)), Connections::default());
+        let mut idle = Vec::new();
+        for _ in 0..3 {
+            let slot = Arc::clone(&slots).acquire_owned().await.unwrap();
+            idle.push(Watched::new(duplex(1).0, &connections, slot));
+        }
+        let entrance = Entrance {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            tls: None,
+            slots,
+            connections: connections.clone(),
+            ready: mpsc::channel(1).0,
+        };
+        let busy = idle[2].connection();
+
+        let requests = async {
+            for _ in 0..10 {
+                drop(busy.hold());
+                tokio::task::yield_now().await;
+            }
+            drop(idle.remove(0));
+        };
+        let (_slot, ()) = tokio::join!(entrance.slot(), requests);
+
+        assert_eq!(connections.metrics().how_many_closed("room"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_one_takes_long_to_close_another_one_makes_room() {
+        let (slots, connections) = (Arc::new(Semaphore::new(2)), Connections::default());
+        let mut idle = Vec::new();
+        for _ in 0..2 {
+            let slot = Arc::clone(&slots).acquire_owned().await.unwrap();
+            idle.push(Watched::new(duplex(1).0, &connections, slot));
+        }
+        let entrance = Entrance {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            tls: None,
+            slots,
+            connections: connections.clone(),
+            ready: mpsc::channel(1).0,
+        };
+
+        let closes = async {
+            while connections.metrics().how_many_closed("room") < 2 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            drop(idle.pop());
+        };
+        let (_slot, ()) = tokio::join!(entrance.slot(), closes);
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,7 +104,7 @@ async fn told_apart(request: Request) -> Result<(Request, String), ApiError> {
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().map(|it| it.as_str().to_owned()).unwrap_or_default();
     if is_held(&head.headers, &body) {
-        let bytes = whole(body).await?;
+        let bytes = whole(&head.headers, body).await?;
         let sha256 = idempotency::sha256(&[target.as_bytes(), &bytes]);
         return Ok((Request::from_parts(head, Body::from(bytes)), sha256));
     }

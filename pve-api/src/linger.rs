@@ -20,16 +20,19 @@ pub(crate) fn waits(headers: &HeaderMap) -> bool {
 
 /// Reads what nobody wants, beside the answer.
 pub(crate) fn linger(mut body: BodyDataStream, tasks: &TaskTracker) {
-    let rest = async move {
-        let mut most = MOST;
-        while let Some(Ok(bytes)) = body.next().await {
-            most = most.saturating_sub(bytes.len());
-            if most == 0 {
-                break;
-            }
-        }
-    };
+    let rest = async move { forget(&mut body).await };
     tasks.spawn(tokio::time::timeout(LONGEST, rest));
+}
+
+/// Reads what nobody wants, to its end if that is not too far.
+pub(crate) async fn forget(body: &mut BodyDataStream) {
+    let mut most = MOST;
+    while let Some(Ok(bytes)) = body.next().await {
+        most = most.saturating_sub(bytes.len());
+        if most == 0 {
+            break;
+        }
+    }
 }
 
 /// [`linger`], of a request that was refused for its headers.

@@ -80,9 +80,18 @@ fn hops(
 
 /// Of `for="[2001:db8::1]:4711";proto=https`.
 fn forwarded_for(hop: &str) -> Option<IpAddr> {
+    if hop.split(';').any(is_torn) {
+        return None;
+    }
     let mut pairs = hop.split(';').filter_map(|pair| pair.trim().split_once('='));
     let (_, value) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
     node(value.trim_matches('"'))
+}
+
+/// Whether it was cut within quotes: then it may be words of a stranger, which a proxy repeats.
+fn is_torn(pair: &str) -> bool {
+    // No address needs a backslash, and one may stand before a quote that is none.
+    pair.contains('\\') || pair.matches('"').count() % 2 == 1
 }
 
 /// An address, perhaps with a port, and in brackets if it is of IPv6.
@@ -150,6 +159,11 @@ mod tests {
             ("for=1.1.1.1, For=\"203.0.113.9:4711\"", "203.0.113.9"),
             ("proto=https;for=\"[2001:db8::7]\"", "2001:db8::7"),
             ("for=_hidden", "10.0.0.1"),
+            // Nothing within quotes is a hop, and nothing behind a quote that is torn is believed.
+            ("for=1.1.1.1, for=2.2.2.2;host=\"x, for=3.3.3.3, y\"", "10.0.0.1"),
+            ("host=\"x;for=3.3.3.3;y\";for=2.2.2.2", "10.0.0.1"),
+            ("host=\"\\\", for=3.3.3.3;y=\\\"\"", "10.0.0.1"),
+            ("for=\"1.1.1.1, for=203.0.113.9", "203.0.113.9"),
             ("proto=https", "10.0.0.1"),
         ] {
             assert_eq!(seen("10.0.0.1", &[("forwarded", written)]), ip(expected), "{written}");

@@ -82,7 +82,7 @@ impl Server {
             auth: args.auth,
             tasks,
             stopping,
-            drain: args.drain_timeout,
+            drain: args.door.drain_timeout,
         })
     }
 

@@ -6,18 +6,22 @@ use anyhow::{Context, bail};
 use informer::Backoff;
 use pve_api::Door;
 use schema::{Db, DbError, image_url::ImageUrlKey, images::ImageStore, secret::SecretKeys};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Readiness},
     args::{DatabaseArgs, FirstUse, RunArgs},
+    inventory::writer::FLUSH,
     metrics::Metrics,
     pipeline::{Pace, Shared},
     pve,
     supervisor::Supervisor,
     templates::{self, Clusters},
 };
+
+/// Writers have their time whatever callers are given, and a little to find out that they are to stop.
+const SPARE: Duration = Duration::from_secs(1);
 
 /// A running operator.
 #[derive(Debug)]
@@ -30,6 +34,8 @@ pub struct Operator {
     readiness: Readiness,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// How long a stop waits.
+    drain: Duration,
 }
 
 impl Operator {
@@ -42,6 +48,19 @@ impl Operator {
     /// What a person must mend: a URL, key or address that cannot be used, tables that are missing or
     /// too new, a database that takes no changes.
     pub async fn start(args: &RunArgs) -> anyhow::Result<Self> {
+        let (operator, mirroring) = Self::listen(args).await?;
+        if let Err(error) = mirroring.await {
+            operator.stop().await;
+            return Err(error);
+        }
+        Ok(operator)
+    }
+
+    /// Checks what can be checked without the database, and answers whoever asks; the rest of the
+    /// start waits for the database.
+    async fn listen(
+        args: &RunArgs,
+    ) -> anyhow::Result<(Self, impl Future<Output = anyhow::Result<()>>)> {
         let db = Db::open(&args.database.database_url)?;
         let keys = args.secret_key_file.as_deref().map(read_keys).transpose()?;
         if let Some(api) = args.api
@@ -73,13 +92,10 @@ impl Operator {
             readiness: readiness.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
+            drain: args.door.drain_timeout.max(FLUSH + SPARE),
         };
         serve(&tasks, &stop, admin, admin::router(metrics.clone(), readiness.clone()));
-        tokio::select! {
-            ready = database(&db, args.migrate) => ready?,
-            () = stop.cancelled() => {}
-        }
-        if let Some(api) = api {
+        let chores = api.map(|api| {
             let mut settings = pve_api::Settings::default();
             settings.auth = args.api_auth;
             settings.tasks = tasks.clone();
@@ -90,70 +106,85 @@ impl Operator {
             settings.secret_keys = keys.as_deref().cloned();
             api.furnish(&mut settings);
             let (router, chores) = pve_api::service(db.clone(), settings);
-            let stopped = stop.clone();
-            tasks.spawn(async move {
-                tokio::select! {
-                    () = chores.run() => {}
-                    () = stopped.cancelled() => {}
-                }
-            });
-            if args.api_auth == pve_api::Auth::Tokens {
-                pve_api::first_token(&db).await;
-            }
             tasks.spawn(api.serve(router, stop.clone()));
-        }
-        let clusters = Clusters::default();
-        tasks.spawn(templates::run(
-            db.clone(),
-            clusters.clone(),
-            templates,
-            metrics.clone(),
-            stop.clone(),
-        ));
-        let shared = Shared {
-            db,
-            metrics,
-            clusters,
-            pace: Pace {
-                poll: args.poll_interval,
-                full_sync: args.full_sync_interval,
-                details: args.details_interval,
-                usage: args.usage_interval,
-            },
-            first_use: match args.tls_first_use {
-                FirstUse::Refuse => pve::FirstUse::Refuse,
-                FirstUse::Pin => pve::FirstUse::Pin,
-            },
+            chores
+        });
+        let mirroring = async move {
+            database(&db, args.migrate).await?;
+            if let Some(chores) = chores {
+                let stopped = stop.clone();
+                tasks.spawn(async move {
+                    tokio::select! {
+                        () = chores.run() => {}
+                        () = stopped.cancelled() => {}
+                    }
+                });
+                if args.api_auth == pve_api::Auth::Tokens {
+                    pve_api::first_token(&db).await;
+                }
+            }
+            let clusters = Clusters::default();
+            tasks.spawn(templates::run(
+                db.clone(),
+                clusters.clone(),
+                templates,
+                metrics.clone(),
+                stop.clone(),
+            ));
+            let shared = Shared {
+                db,
+                metrics,
+                clusters,
+                pace: Pace {
+                    poll: args.poll_interval,
+                    full_sync: args.full_sync_interval,
+                    details: args.details_interval,
+                    usage: args.usage_interval,
+                },
+                first_use: match args.tls_first_use {
+                    FirstUse::Refuse => pve::FirstUse::Refuse,
+                    FirstUse::Pin => pve::FirstUse::Pin,
+                },
+            };
+            let supervisor = Supervisor::new(shared, keys, readiness, args.cluster_check_interval);
+            tasks.spawn(supervisor.run(stop));
+            Ok(())
         };
-        let supervisor = Supervisor::new(shared, keys, readiness, args.cluster_check_interval);
-        tasks.spawn(supervisor.run(stop));
-        Ok(operator)
+        Ok((operator, mirroring))
     }
 
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
     }
 
-    /// Stops polling, writes what is left, and returns when nothing runs any more.
+    /// Stops polling, writes what is left, and returns when nothing runs any more, or once callers
+    /// have had the time that they are given.
     pub async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        if timeout(self.drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!("Some callers took too long and were left");
+        }
     }
 }
 
 /// Runs the operator until `ended` resolves.
 pub async fn run(args: &RunArgs, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
-    tokio::pin!(ended);
-    let operator = tokio::select! {
-        operator = Operator::start(args) => operator?,
-        () = &mut ended => return Ok(()),
+    let (operator, mirroring) = Operator::listen(args).await?;
+    let running = async {
+        mirroring.await?;
+        tracing::info!(admin = %operator.admin, api = operator.api.map(|it| it.to_string()), "The operator is running");
+        std::future::pending::<anyhow::Result<()>>().await
     };
-    tracing::info!(admin = %operator.admin, api = operator.api.map(|it| it.to_string()), "The operator is running");
-    ended.await;
-    tracing::info!("Stopping");
+    let outcome = tokio::select! {
+        outcome = running => outcome,
+        () = ended => {
+            tracing::info!("Stopping");
+            Ok(())
+        }
+    };
     operator.stop().await;
-    Ok(())
+    outcome
 }
 
 /// Waits until the database answers; then it must be usable.
@@ -254,4 +285,29 @@ pub async fn migrate(args: &DatabaseArgs) -> anyhow::Result<()> {
         println!("Applied {name}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_leaves_callers_that_take_too_long() {
+        let tasks = TaskTracker::new();
+        tasks.spawn(std::future::pending::<()>());
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let operator = Operator {
+            admin: nowhere,
+            api: None,
+            metrics: Metrics::new(),
+            readiness: Readiness::default(),
+            stop: CancellationToken::new(),
+            tasks,
+            drain: Duration::from_secs(17),
+        };
+
+        let stopped = timeout(Duration::from_secs(20), operator.stop()).await;
+
+        assert!(stopped.is_ok());
+    }
 }

@@ -98,30 +98,33 @@ async fn look(shared: &Shared, loaded: &mut bool) -> Result<(), ApiError> {
         *loaded = true;
         return Ok(());
     }
-    loop {
-        let known = shared.board().revision();
-        let now = read(&shared.db, async |conn: &mut Conn| {
-            revision::current(conn, Table::SyncTask).await
-        })
-        .await?;
-        if now == known {
-            return Ok(());
-        }
-        if now < known {
-            return load(shared).await;
-        }
+    let mut known = shared.board().revision();
+    let now =
+        read(&shared.db, async |conn: &mut Conn| revision::current(conn, Table::SyncTask).await)
+            .await?;
+    if now < known {
+        return load(shared).await;
+    }
+    // What is written meanwhile is for the next look: under steady writes this one had no end.
+    while known < now {
+        let since = known;
         let changes =
-            read(&shared.db, async |conn: &mut Conn| task_changes::since(conn, known, BATCH).await);
+            read(&shared.db, async |conn: &mut Conn| task_changes::since(conn, since, BATCH).await);
         match changes.await {
             Ok(changes) => {
-                let revision = changes.revision;
-                shared.board_to_write().apply(revision, shown(changes));
+                known = changes.revision;
+                shared.board_to_write().apply(known, shown(changes));
                 shared.news.send_replace(());
+                if known <= since {
+                    // The tables were set back, which the next look sees.
+                    return Ok(());
+                }
             }
             Err(ApiError::Db(DbError::Expired { .. })) => return load(shared).await,
             Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 async fn load(shared: &Shared) -> Result<(), ApiError> {

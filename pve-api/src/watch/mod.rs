@@ -173,8 +173,15 @@ impl Watch {
         follower::ensure(&shared);
         shared.wanted.notify_one();
         // One that began after the request, so that what the caller did before is seen.
-        if timeout(FIRST_LOOK, looks.wait_for(|look| *look > begun)).await.is_err() {
-            return Err(ApiError::Slow);
+        let looked = async { looks.wait_for(|look| *look > begun).await.is_ok() };
+        tokio::select! {
+            looked = timeout(FIRST_LOOK, looked) => {
+                if looked.is_err() {
+                    return Err(ApiError::Slow);
+                }
+            }
+            // Nobody looks any more. It is the first thing that the watcher tells.
+            () = shared.stopping.cancelled() => {}
         }
         Ok(Watcher::new(shared, start, caller.name, place, transport))
     }

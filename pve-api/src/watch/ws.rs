@@ -80,6 +80,8 @@ async fn tell(
     let mut last_heard = Instant::now();
     loop {
         let out = tokio::select! {
+            // After a send that took long, what the peer said meanwhile counts before its silence.
+            biased;
             message = heard.next() => match message {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return Ended::HungUp,
                 // Whatever it says, it is there.

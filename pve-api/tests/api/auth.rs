@@ -99,6 +99,24 @@ async fn a_token_does_what_its_scope_says_until_it_is_revoked() {
 }
 
 #[tokio::test]
+async fn a_token_has_its_rate_for_what_it_may_not_do_too() {
+    for (api, _) in guarded("scope_rate").await {
+        let mut settings = Settings::default();
+        settings.rate_limit = std::num::NonZeroU32::new(1);
+        let router = pve_api::router_with(api.database.db.clone(), settings);
+        let reader = make(&api, "reader", Scope::Read, None).await;
+
+        let mut seen = Vec::new();
+        while seen.last() != Some(&StatusCode::TOO_MANY_REQUESTS) {
+            assert!(seen.len() < 100, "no limit on {}", api.database.kind());
+            seen.push(with(&router, &reader, "DELETE", "/api/v1/templates/1").await.status);
+        }
+
+        assert_eq!(seen[..2], [StatusCode::FORBIDDEN; 2]);
+    }
+}
+
+#[tokio::test]
 async fn a_token_ends_when_it_expires() {
     for (api, router) in guarded("expires").await {
         let past = schema::now() - chrono::TimeDelta::seconds(1);

@@ -211,6 +211,21 @@ async fn a_stop_ends_watches_first_and_does_not_wait_for_them() {
     }
 }
 
+// C06
+#[tokio::test]
+async fn who_comes_to_watch_during_a_stop_is_told_so_at_once() {
+    let lab = Lab::one("watch_late", |settings| settings.stopping.cancel()).await;
+    let server = Listening::start(&lab.router).await;
+
+    let mut socket = Feed::open(server.address, Transport::WebSocket, "").await;
+    assert_eq!(close_code(&mut socket).await, 1001);
+    let mut events = Feed::open(server.address, Transport::EventStream, "").await;
+    let end = events.news().await;
+
+    assert_eq!((&end["type"], &end["reason"]), (&"end".into(), &"stopping".into()), "{end}");
+    assert_eq!(events.next().await, None);
+}
+
 /// A way to a server that can be cut.
 struct Wire {
     address: SocketAddr,

@@ -22,6 +22,29 @@ pub(crate) async fn the_operator_says(db: &Db, id: i64, status: TaskStatus, prog
     db.write(told).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_watcher_that_comes_while_tasks_change_all_the_time_is_let_in() {
+    for lab in Lab::all("watch_busy").await {
+        lab.template("web", 5, "2,3").await;
+        let server = Listening::start(&lab.router).await;
+        let first = Feed::open(server.address, Transport::EventStream, "").await;
+        let (db, mut writer) = (lab.api.database.db.clone(), JoinSet::new());
+        writer.spawn(async move {
+            for step in (0..100).cycle() {
+                the_operator_says(&db, 1, TaskStatus::Syncing, step).await;
+                the_operator_says(&db, 2, TaskStatus::Syncing, step).await;
+            }
+        });
+
+        for transport in BOTH {
+            Feed::open(server.address, transport, "").await.state().await;
+        }
+
+        assert!(writer.try_join_next().is_none(), "it writes all the time");
+        drop(first);
+    }
+}
+
 fn brief(messages: &[Value]) -> Vec<String> {
     let of = |message: &Value| {
         let id = message["task"]["task_id"].as_i64().or(message["task_id"].as_i64());

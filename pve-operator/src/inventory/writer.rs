@@ -32,7 +32,7 @@ const BATCH: usize = 500;
 const LINGER: Duration = Duration::from_millis(50);
 
 /// How long a shutdown waits for the database to take what is left.
-const FLUSH: Duration = Duration::from_secs(5);
+pub(crate) const FLUSH: Duration = Duration::from_secs(5);
 
 /// The longest pause between two attempts while the database is away.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

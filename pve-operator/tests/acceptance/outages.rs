@@ -200,24 +200,31 @@ async fn a_server_that_is_away_at_the_start_is_waited_for() {
         let (proxy, url) = Proxy::before(&database.url).await;
         let mut mirror = Mirror::stopped(database);
         mirror.url = url;
-        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let admin = free.local_addr().unwrap();
-        drop(free);
+        let free = async || {
+            let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            free.local_addr().unwrap()
+        };
+        let (admin, api) = tokio::join!(free(), free());
         mirror.option("--listen", &admin.to_string());
+        mirror.option("--api", &api.to_string());
+        mirror.option("--api-auth", "off");
         let it = mirror.follow("sim", simulate(Config::quick().guests(5))).await;
         proxy.cut();
 
         let answers = async {
             let alive = eventually("it is alive", SOON, || get(admin, "/livez")).await;
             let ready = get(admin, "/readyz").await.unwrap();
+            let api_alive = eventually("the API is alive", SOON, || get(api, "/livez")).await;
+            let api_ready = get(api, "/readyz").await.unwrap();
             proxy.mend();
-            (alive.0, ready.0)
+            [alive.0, ready.0, api_alive.0, api_ready.0]
         };
         let ((), answers) = tokio::join!(mirror.start(), answers);
 
-        assert_eq!(answers, (200, 503));
+        assert_eq!(answers, [200, 503, 200, 503]);
         mirror.until_equal(&it).await;
         assert_eq!(get(admin, "/readyz").await.unwrap().0, 200);
+        assert_eq!(get(api, "/readyz").await.unwrap().0, 200);
     })
     .await;
 }
