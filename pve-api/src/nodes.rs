@@ -27,7 +27,7 @@ pub(crate) async fn list(
 }
 
 impl Sortable for NodeFilter {
-    const SORTS: &[SortKey] = node::SORTS;
+    const SORTS: &'static [SortKey] = node::SORTS;
 }
 
 impl FromQuery for NodeFilter {

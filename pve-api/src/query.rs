@@ -75,7 +75,7 @@ pub(crate) struct Paged<F>(pub Page, pub F);
 
 /// A filter of a list that can be sorted by more than the id.
 pub(crate) trait Sortable {
-    const SORTS: &[SortKey];
+    const SORTS: &'static [SortKey];
 }
 
 impl<F: FromQuery + Sortable> FromQuery for Paged<F> {

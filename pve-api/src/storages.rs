@@ -26,7 +26,7 @@ pub(crate) async fn list(
 }
 
 impl Sortable for StorageFilter {
-    const SORTS: &[SortKey] = storage::SORTS;
+    const SORTS: &'static [SortKey] = storage::SORTS;
 }
 
 impl FromQuery for StorageFilter {

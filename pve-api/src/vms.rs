@@ -27,7 +27,7 @@ pub(crate) async fn list(
 }
 
 impl Sortable for GuestFilter {
-    const SORTS: &[SortKey] = guest::SORTS;
+    const SORTS: &'static [SortKey] = guest::SORTS;
 }
 
 impl FromQuery for GuestFilter {

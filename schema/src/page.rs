@@ -196,10 +196,14 @@ impl Search<'_> {
     /// The statement for one page of it.
     pub(crate) fn statement(&self, page: Page, backend: Backend) -> Sql<'_> {
         let Self { what, rows: (rows, row), beside, among: (among, id), conditions } = self;
-        let matching = |what: &str| {
-            Sql::new(&format!("SELECT {what} FROM {among} WHERE 1 = 1")).append(conditions)
+        let matching = |what: &str, hint: &str| {
+            Sql::new(&format!("SELECT {what} FROM {among}{hint} WHERE 1 = 1")).append(conditions)
         };
-        let mut ids = matching(&format!("{id} AS id"));
+        // Where nothing narrows the list, SQLite, which has no statistics of its own, would sort
+        // all ids rather than read the rows of the page in their order.
+        let all = conditions.params() == 0 && page.is_by_id();
+        let hint = if all && backend == Backend::Sqlite { " NOT INDEXED" } else { "" };
+        let mut ids = matching(&format!("{id} AS id"), hint);
         if let Start::After(last) = page.start {
             ids = ids.push(&format!(" AND {id} < ")).bind(last);
         }
@@ -219,7 +223,7 @@ impl Search<'_> {
             // The count stands alone, so it is there for a page beyond the last one too.
             Start::Number(..) => {
                 Sql::new("SELECT counted.rows_in_all AS rows_in_all, shown.* FROM (")
-                    .append(&matching("count(*) AS rows_in_all"))
+                    .append(&matching("count(*) AS rows_in_all", ""))
                     .push(&format!(") counted LEFT JOIN (SELECT {what} FROM ("))
                     .append(&ids)
                     .push(&joined)

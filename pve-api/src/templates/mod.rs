@@ -77,7 +77,7 @@ async fn list(
 }
 
 impl Sortable for TemplateFilter {
-    const SORTS: &[SortKey] = template_view::SORTS;
+    const SORTS: &'static [SortKey] = template_view::SORTS;
 }
 
 impl FromQuery for TemplateFilter {

@@ -232,12 +232,15 @@ async fn fill(db: &Db) {
 /// Until every page is known to be seen by all, which an old transaction of somebody else may put
 /// off: only then is reading an index alone as cheap as it is in the long run.
 async fn vacuum(db: &Db) {
-    let seen = "SELECT CAST(count(*) AS VARCHAR(9)) AS t FROM pg_class \
-                WHERE relname IN ('pve_vm', 'pve_vm_tag') AND relallvisible >= relpages";
+    let seen = format!(
+        "SELECT CAST(count(*) AS VARCHAR(9)) AS t FROM pg_class \
+         WHERE relname IN ('{}') AND relallvisible >= relpages",
+        TABLES.join("', '")
+    );
     let vacuum = async {
         loop {
             run(db, "VACUUM (ANALYZE)").await;
-            if texts(db, seen).await == ["2"] {
+            if texts(db, &seen).await == [TABLES.len().to_string()] {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
