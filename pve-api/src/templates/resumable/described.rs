@@ -111,7 +111,6 @@ fn overridden(operation: &mut Operation) {
     operation.header("X-HTTP-Method-Override", &methods, true);
     operation.header("Upload-Offset", &number(), false);
     bytes(operation);
-    operation.refuses(405);
     operation.explain("For clients that may send no other method than POST.");
 }
 

@@ -108,7 +108,11 @@ async fn overridden(
                 view::terminate(api, caller, id, Spoken).await?.0
             }
         }
-        _ => return Err(ApiError::NoSuchMethod),
+        _ => {
+            let message = "a POST to an upload is another method: say in the header \
+                           X-HTTP-Method-Override which of PATCH, HEAD, DELETE";
+            return Err(ApiError::invalid("x-http-method-override", message));
+        }
     };
     Ok(Meant(meant))
 }

@@ -23,6 +23,10 @@ const fn step(chapter: &'static str, operation: &'static str, curl: &'static str
 }
 
 impl Step {
+    const fn with(self, status: u16) -> Self {
+        Self { status, ..self }
+    }
+
     const fn after(self, before: &'static [&'static str]) -> Self {
         Self { before, ..self }
     }
@@ -126,17 +130,17 @@ pub(super) const STEPS: &[Step] = &[
         "Uploads that can be resumed",
         "show_upload_abilities",
         r#"curl -i -X OPTIONS $API/files"#,
-    ),
+    ).with(204),
     step(
         "Uploads that can be resumed",
         "create_upload",
         r#"curl -i -X POST -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" -H "Upload-Length: $(stat -c %s debian-13.qcow2)" -H "Upload-Metadata: template_name $(printf rocky-9 | base64),cluster_id $(printf 1 | base64),storage_id $(printf 5 | base64),filename $(printf rocky-9.qcow2 | base64)" $API/files"#,
-    ),
+    ).with(201),
     step(
         "Uploads that can be resumed",
         "show_abilities_of_upload",
         r#"curl -i -X OPTIONS $FILE"#,
-    ),
+    ).with(204),
     step(
         "Uploads that can be resumed",
         "find_upload_offset",
@@ -146,7 +150,7 @@ pub(super) const STEPS: &[Step] = &[
         "Uploads that can be resumed",
         "resume_upload",
         r#"curl -i -X PATCH -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" -H "Upload-Offset: 0" -H "Content-Type: application/offset+octet-stream" --data-binary @debian-13.qcow2 $FILE"#,
-    ),
+    ).with(204),
     step(
         "Uploads that can be resumed",
         "show_upload",
@@ -161,7 +165,7 @@ pub(super) const STEPS: &[Step] = &[
         "Uploads that can be resumed",
         "terminate_upload",
         r#"curl -i -X DELETE -H "Authorization: Bearer $TOKEN" -H "Tus-Resumable: 1.0.0" $FILE"#,
-    ),
+    ).with(204),
     step("Templates, at last", "delete_template", r#"curl -X DELETE -H "Authorization: Bearer $TOKEN" "$API/templates/1?cascade=true""#),
     step(
         "Tokens and the record of changes",
