@@ -328,7 +328,8 @@ mod tests {
         let sqlite = diesel::debug_query::<Sqlite, _>(&sql).to_string();
         let postgres = diesel::debug_query::<Pg, _>(&sql).to_string();
 
-        assert_eq!(sqlite, "SELECT 1 FROM t WHERE a IN (?, ?) AND b = ?");
-        assert_eq!(postgres, "SELECT 1 FROM t WHERE a IN ($1, $2) AND b = $3");
+        let binds = r#" -- binds: [1, 2, "x"]"#;
+        assert_eq!(sqlite, format!("SELECT 1 FROM t WHERE a IN (?, ?) AND b = ?{binds}"));
+        assert_eq!(postgres, format!("SELECT 1 FROM t WHERE a IN ($1, $2) AND b = $3{binds}"));
     }
 }

@@ -90,7 +90,7 @@ fn told(route: &Route, operation: &Operation, example: &Value) -> Value {
     let mut responses = operation.answers.clone();
     for (status, answer) in &mut responses {
         let of_example = example["status"].as_u64().map(|status| status.to_string());
-        if let Some(content) = answer["content"].get_mut("application/json")
+        if let Some(content) = answer.pointer_mut("/content/application~1json")
             && of_example.as_ref() == Some(status)
         {
             content["example"] = example["answer"].clone();
@@ -130,7 +130,7 @@ fn told(route: &Route, operation: &Operation, example: &Value) -> Value {
     if let Some(body) = &operation.body {
         told["requestBody"] = body.clone();
         if let (Some(content), false) =
-            (told["requestBody"]["content"].get_mut("application/json"), example["body"].is_null())
+            (told.pointer_mut("/requestBody/content/application~1json"), example["body"].is_null())
         {
             content["example"] = example["body"].clone();
         }

@@ -2,6 +2,7 @@
 
 use schema::cluster::{self, Swap};
 use schema::cluster_status::{self, ClusterStatus};
+use schema::guest::SyncedGuest;
 use schema::secret::Secret;
 use schema::testing::TestDatabase;
 use schema::{ClusterId, DbError, Flag, guest, node, now, storage, sweep};
@@ -117,7 +118,7 @@ async fn nothing_is_left_of_a_deleted_cluster() {
         let deleted = db.write(async |conn| sweep::sweep_cluster(conn, LAB).await).await.unwrap();
 
         assert_eq!(orphans, [LAB], "{kind}");
-        assert_eq!(deleted, 14, "{kind}");
+        assert_eq!(deleted, 16, "{kind}");
         for table in crate::builders::columns(db)
             .await
             .into_iter()
@@ -149,7 +150,8 @@ async fn a_configured_cluster_is_not_swept() {
 
 /// A row of this cluster in every table that can have one.
 async fn fill(db: &schema::Db, id: ClusterId) {
-    let (nodes, guests) = ([a_node("n1")], [a_guest(100), a_guest(101)]);
+    let tagged = SyncedGuest { tags: Some("web".to_owned()), ..a_guest(100) };
+    let (nodes, guests) = ([a_node("n1")], [tagged, a_guest(101)]);
     let storages = [a_storage("n1", "local")];
     db.write(async |conn| {
         node::write(conn, id, &nodes).await?;
@@ -175,6 +177,8 @@ async fn fill(db: &schema::Db, id: ClusterId) {
              guest_name) VALUES ({id}, {id}, {id}, 1, 'n1', 'web'); \
              INSERT INTO template_leftover (cluster_id, instance_id, node_name, kind) \
              VALUES ({id}, {id}, 'n1', 'guest'); \
+             INSERT INTO resumable_upload (id, cluster_id, metadata, total_bytes, expires_at, creator) \
+             VALUES ('{id}', {id}, '', 1, '2020-02-20 20:20:20', 'ci'); \
              INSERT INTO vmid_reservation (cluster_id, vmid, holder) VALUES ({id}, 900, 'x'); \
              INSERT INTO cluster_lease (cluster_id, holder, expires_at) \
              VALUES ({id}, 'x', '2020-02-20 20:20:20')"

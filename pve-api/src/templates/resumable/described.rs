@@ -32,6 +32,24 @@ impl Input for Session {
     }
 }
 
+/// The place of a session, whether there is one or not.
+#[derive(Debug)]
+pub(super) struct Place;
+
+impl<S: Sync> FromRequestParts<S> for Place {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        Ok(Self)
+    }
+}
+
+impl Input for Place {
+    fn describe(operation: &mut Operation) {
+        Session::describe(operation);
+    }
+}
+
 /// The version that we speak.
 #[derive(Debug)]
 pub(super) struct Spoken;
@@ -46,7 +64,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Spoken {
 
 impl Input for Spoken {
     fn describe(operation: &mut Operation) {
-        operation.header("Tus-Resumable", &json!({"const": VERSION}), true);
+        operation.header("Tus-Resumable", &json!({"type": "string", "enum": [VERSION]}), true);
         operation.refuses(410);
         operation.refuses(412);
     }

@@ -35,14 +35,16 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::error::{ApiError, Refusal};
 use crate::routes::{BASE, Routes};
-use described::{Abilities, Created, Creation, Go, Meant, Overridden, Session, Spoken, Taken};
+use described::{
+    Abilities, Created, Creation, Go, Meant, Overridden, Place, Session, Spoken, Taken,
+};
 
 /// Every route of resumable uploads.
 pub(super) fn routes(routes: Routes) -> Routes {
     use Scope::Write;
     routes
         .options("/files", "Show upload abilities", abilities)
-        .options("/files/{id}", "Show abilities of upload", abilities)
+        .options("/files/{id}", "Show abilities of upload", abilities_of_one)
         .post(Write, "/files", "Create upload", create)
         .post(Write, "/files/{id}", "Override upload method", overridden)
         .head(Write, "/files/{id}", "Find upload offset", view::head)
@@ -63,6 +65,11 @@ pub(crate) async fn speak(request: Request, next: Next) -> Response {
 /// `OPTIONS /files`: what the server can do.
 async fn abilities(State(api): State<Api>) -> Result<Abilities, ApiError> {
     Ok(Abilities(protocol::abilities(api.uploads.map(|uploads| uploads.max_bytes))))
+}
+
+/// `OPTIONS /files/{id}`
+async fn abilities_of_one(api: State<Api>, _: Place) -> Result<Abilities, ApiError> {
+    abilities(api).await
 }
 
 /// `POST /files`

@@ -19,7 +19,13 @@ from pve_api_client.api.templates import (
     sync_template,
     upload_template,
 )
-from pve_api_client.models import Error, ListSyncTasksStatus, Targets, UploadTemplateBody
+from pve_api_client.models import (
+    Error,
+    ListSyncTasksStatus,
+    ShowTemplateIncludeInstances,
+    Targets,
+    UploadTemplateBody,
+)
 from pve_api_client.types import UNSET, File
 
 PATIENCE = 120
@@ -74,7 +80,9 @@ shared = upload("ubuntu-22.04", 15, "ubuntu-22.04-cloud.qcow2")
 assert shared.is_shared and shared.sync_tasks == [], shared
 instances = all_available(shared.template_id, 5).instances
 assert len({it.vmid for it in instances}) == 1, "one guest for all nodes"
-detail = show_template.sync(shared.template_id, client=client, include_instances="true").data
+detail = show_template.sync(
+    shared.template_id, client=client, include_instances=ShowTemplateIncludeInstances.TRUE
+).data
 assert detail.upload_info.status == "imported" and len(detail.instances) == 5, detail
 
 # 2: local storage, on one node, then on two more.

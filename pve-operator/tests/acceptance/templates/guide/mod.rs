@@ -439,7 +439,7 @@ async fn a_generated_python_client_does_the_three_scenarios() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = reader.folder.path();
     let config = folder.join("generator.yml");
-    let plain = "package_name_override: pve_api_client\nproject_name_override: pve-api-client\npost_hooks: []\n";
+    let plain = "package_name_override: pve_api_client\nproject_name_override: pve-api-client\npost_hooks: []\ncontent_type_overrides:\n  application/offset+octet-stream: application/octet-stream\n";
     std::fs::write(&config, plain).expect("the folder can be written to");
     let python = |arguments: &[&OsStr]| {
         let mut python = tokio::process::Command::new("python3");
