@@ -149,7 +149,10 @@ mod tests {
     async fn who_sends_too_much_is_heard_out_before_it_is_told() {
         let json = (CONTENT_TYPE, "application/json");
 
-        assert_eq!(sent(100, &[json.clone()]).await, (StatusCode::PAYLOAD_TOO_LARGE, 100));
+        assert_eq!(
+            sent(100, std::slice::from_ref(&json)).await,
+            (StatusCode::PAYLOAD_TOO_LARGE, 100)
+        );
         let (status, read) = sent(1 << 20, &[json]).await;
         assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
         assert!(read < 1100, "16 MiB are enough, but {read} were read");
@@ -160,7 +163,7 @@ mod tests {
         let text = (CONTENT_TYPE, "text/plain");
         let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
 
-        assert_eq!(sent(100, &[text.clone()]).await, (unsupported, 100));
+        assert_eq!(sent(100, std::slice::from_ref(&text)).await, (unsupported, 100));
         assert_eq!(sent(100, &[text, (EXPECT, "100-continue")]).await, (unsupported, 0));
     }
 }

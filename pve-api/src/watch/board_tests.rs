@@ -1,6 +1,7 @@
 //! The board, with all that may become of it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -185,9 +186,9 @@ fn every_watcher_ends_up_knowing_what_there_is() {
                     let id = random.random_range(1..12);
                     if random.random_bool(0.3) && there.remove(&id).is_some() {
                         changes.insert(id, a_delete(revision, id));
-                    } else if !changes.contains_key(&id) {
+                    } else if let Entry::Vacant(change) = changes.entry(id) {
                         let state = format!("{id}/{revision}");
-                        changes.insert(id, a_task(revision, id, &state));
+                        change.insert(a_task(revision, id, &state));
                         there.insert(id, state);
                     }
                 }

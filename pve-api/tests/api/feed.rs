@@ -76,7 +76,9 @@ impl Feed {
         // Of HTTP/1.0, so that the body comes as it is and ends with the connection.
         let mut request = format!("GET {PATH}{query} HTTP/1.0\r\naccept: text/event-stream\r\n");
         for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+            for part in [name, ": ", value, "\r\n"] {
+                request.push_str(part);
+            }
         }
         stream.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
         let mut stream = BufReader::new(stream);

@@ -68,9 +68,9 @@ async fn a_repeat_gets_the_first_answer_from_any_process() {
             ("/api/v1/clusters?x=1", a_cluster("prod")),
             ("/api/v1/templates/1/retry", a_cluster("prod")),
         ] {
-            let reused = post(&api.router, "key-1", path, &body).await;
-            assert_eq!(reused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", reused.text);
-            assert_eq!(reason(&reused), json!("idempotency_key_reused"));
+            let with_other = post(&api.router, "key-1", path, &body).await;
+            assert_eq!(with_other.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", with_other.text);
+            assert_eq!(reason(&with_other), json!("idempotency_key_reused"));
         }
         let unfit = post(&api.router, "a key", path, &a_cluster("prod")).await;
         assert_eq!(unfit.status, StatusCode::BAD_REQUEST);
@@ -94,13 +94,12 @@ async fn two_at_once_have_one_effect() {
         assert_eq!(c.status, StatusCode::OK);
         let mut done = 0;
         for answer in [&a, &b] {
-            match answer.status {
-                StatusCode::OK => done += 1,
-                _ => {
-                    assert_eq!(reason(answer), json!("in_progress"), "{}", answer.text);
-                    assert!(answer.headers.contains_key("retry-after"));
-                }
+            if answer.status == StatusCode::OK {
+                done += 1;
+                continue;
             }
+            assert_eq!(reason(answer), json!("in_progress"), "{}", answer.text);
+            assert!(answer.headers.contains_key("retry-after"));
         }
         assert!(done >= 1, "{} {}", a.text, b.text);
         assert_eq!(clusters(&api).await, 3, "{}", api.database.kind());
@@ -113,13 +112,13 @@ async fn two_at_once_have_one_effect() {
 async fn a_key_is_its_callers_own() {
     for api in TestApi::all("idem_callers").await {
         let guarded = pve_api::router_with(api.database.db.clone(), Settings::default());
-        let mut made = Vec::new();
+        let mut tokens = Vec::new();
         for name in ["a", "b"] {
             let new = NewToken { name, scope: Scope::Admin, expires_at: None, creator: None };
             let make = async |conn: &mut Conn| token::create(conn, &new).await;
-            made.push(format!("Bearer {}", api.database.db.write(make).await.unwrap().expose()));
+            tokens.push(format!("Bearer {}", api.database.db.write(make).await.unwrap().expose()));
         }
-        for (token, name) in made.iter().zip(["prod", "test"]) {
+        for (token, name) in tokens.iter().zip(["prod", "test"]) {
             let headers = [
                 ("authorization", token.as_str()),
                 ("content-type", "application/json"),

@@ -106,10 +106,10 @@ async fn forth(
         if (before..after).contains(&KILLED_AT) {
             reached.notify_one();
             // Nothing more, until the server is gone.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn back(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {

@@ -206,7 +206,7 @@ async fn a_stop_ends_watches_first_and_does_not_wait_for_them() {
         };
 
         let both = async { tokio::join!(server.serve(stop.clone().cancelled_owned()), watch) };
-        let (ended, ()) = timeout(PATIENCE, both).await.expect("it ends");
+        let (ended, ()) = timeout(PATIENCE, Box::pin(both)).await.expect("it ends");
         ended.unwrap();
     }
 }

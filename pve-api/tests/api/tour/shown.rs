@@ -1,5 +1,7 @@
 //! How a command and its answer are shown: as an example of the description, and in README.md.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::Seen;
@@ -16,6 +18,7 @@ fn body(curl: &str) -> Value {
     sent.map_or(Value::Null, |(json, _)| serde_json::from_str(json).expect("it sends JSON"))
 }
 
+const FITS: &str = "writing to memory does not fail";
 const BEGIN: &str = "<!-- tour -->\n";
 const END: &str = "<!-- end of tour -->\n";
 
@@ -31,9 +34,9 @@ pub(super) fn readme(readme: &str, seen: &[Seen]) -> String {
                 tour.push_str("```\n\n</details>\n");
             }
             chapter = it.step.chapter;
-            tour.push_str(&format!("<details><summary>{chapter}</summary>\n\n```console\n"));
+            write!(tour, "<details><summary>{chapter}</summary>\n\n```console\n").expect(FITS);
         }
-        tour.push_str(&format!("$ {}\n{}\n", it.step.curl, cut(it.text.trim_end())));
+        writeln!(tour, "$ {}\n{}", it.step.curl, cut(it.text.trim_end())).expect(FITS);
     }
     tour.push_str("```\n\n</details>\n");
     format!("{before}{BEGIN}{tour}{END}{after}")

@@ -129,7 +129,7 @@ pub(super) const STEPS: &[Step] = &[
     step(
         "Uploads that can be resumed",
         "show_upload_abilities",
-        r#"curl -i -X OPTIONS $API/files"#,
+        r"curl -i -X OPTIONS $API/files",
     ).with(204),
     step(
         "Uploads that can be resumed",
@@ -139,7 +139,7 @@ pub(super) const STEPS: &[Step] = &[
     step(
         "Uploads that can be resumed",
         "show_abilities_of_upload",
-        r#"curl -i -X OPTIONS $FILE"#,
+        r"curl -i -X OPTIONS $FILE",
     ).with(204),
     step(
         "Uploads that can be resumed",
@@ -193,7 +193,7 @@ pub(super) const STEPS: &[Step] = &[
 pub(crate) async fn furnish(lab: &Lab) {
     let mut guests: Vec<_> = (100..103).map(a_guest).collect();
     for guest in &mut guests {
-        guest.node_name = "pve-node1".to_owned();
+        "pve-node1".clone_into(&mut guest.node_name);
     }
     guests[0].tags = Some("prod;web".to_owned());
     lab.api.guests(LAB, &guests).await;
