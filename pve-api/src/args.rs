@@ -175,7 +175,7 @@ pub struct DoorArgs {
         value_parser = network
     )]
     pub trusted_proxies: Vec<IpNet>,
-    /// Origin whose pages may use the API from within a browser, as in https://portal.example.net;
+    /// Origin whose pages may use the API from within a browser, as in `https://portal.example.net`;
     /// may be given more than once.
     #[arg(
         long = "cors-origin",
