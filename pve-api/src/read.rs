@@ -8,9 +8,6 @@ use tokio::time::timeout;
 use crate::error::ApiError;
 
 /// Runs `work` in one transaction that sees one moment of the database.
-///
-/// A query that fails because the tables are not those of this program fails as such, and one
-/// that takes too long is given up.
 pub(crate) async fn read<T, F>(db: &Db, work: F) -> Result<T, ApiError>
 where
     for<'c> F: AsyncFn(&'c mut Conn) -> Result<T, DbError>
@@ -19,14 +16,7 @@ where
         + Sync,
     T: Send,
 {
-    match timeout(LONGEST, db.read(work)).await {
-        Ok(Err(error @ DbError::Query(_))) => {
-            timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
-            Err(error.into())
-        }
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(ApiError::Slow),
-    }
+    in_time(db, db.read(work)).await
 }
 
 /// Runs `work`, which asks one statement and so sees one moment without a transaction, that is
@@ -39,14 +29,7 @@ where
         + Sync,
     T: Send,
 {
-    match timeout(LONGEST, db.ask(work)).await {
-        Ok(Err(error @ DbError::Query(_))) => {
-            timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
-            Err(error.into())
-        }
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(ApiError::Slow),
-    }
+    in_time(db, db.ask(work)).await
 }
 
 /// Runs `work` in one transaction that may write; it is run again when it collides with another.
@@ -58,7 +41,16 @@ where
         + Sync,
     T: Send,
 {
-    match timeout(LONGEST, db.write(work)).await {
+    in_time(db, db.write(work)).await
+}
+
+/// A query that fails because the tables are not those of this program fails as such, and one that
+/// takes too long is given up.
+async fn in_time<T>(
+    db: &Db,
+    asked: impl Future<Output = Result<T, DbError>>,
+) -> Result<T, ApiError> {
+    match timeout(LONGEST, asked).await {
         Ok(Err(error @ DbError::Query(_))) => {
             timeout(LONGEST, db.check()).await.map_err(|_| ApiError::Slow)??;
             Err(error.into())

@@ -109,11 +109,15 @@ fn told(route: &Route, operation: &Operation, example: &Value) -> Value {
         let there = format!("#/components/responses/{status}");
         responses.entry(status.to_string()).or_insert_with(|| json!({"$ref": there}));
     }
+    let mut parameters = operation.parameters.clone();
+    if *route.method == Method::POST {
+        parameters.push(Operation::repeat_key());
+    }
     let mut told = json!({
         "operationId": route.operation_id(),
         "summary": route.says,
         "tags": [route.tag()],
-        "parameters": operation.parameters,
+        "parameters": parameters,
         "responses": responses,
         "security": match route.scope {
             Some(scope) => json!([{"token": [scope.as_str()]}]),

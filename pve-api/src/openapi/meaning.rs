@@ -4,6 +4,7 @@
 pub(super) fn meaning(name: &str) -> &'static str {
     match name {
         "id" => "The row's id.",
+        "Idempotency-Key" => "A repeat with the same key within 24 hours gets the first answer.",
         "page" => "Which page, from 1.",
         "page_size" => "How many rows a page has.",
         "sort" => "By what, `-` for from the last to the first; equal ones by id.",

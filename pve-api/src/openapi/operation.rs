@@ -132,6 +132,16 @@ impl Operation {
         self.parameter("header", name, schema, required);
     }
 
+    /// What every POST takes, whatever its handler does: see [`crate::idempotency`].
+    pub(super) fn repeat_key() -> Value {
+        const NAME: &str = "Idempotency-Key";
+        let schema = json!({"type": "string", "pattern": "^[!-~]{1,255}$"});
+        json!({
+            "name": NAME, "in": "header", "required": false, "schema": schema,
+            "description": meaning(NAME),
+        })
+    }
+
     fn parameter(&mut self, place: &str, name: &str, schema: &Value, required: bool) {
         self.parameters.push(json!({
             "name": name, "in": place, "required": required, "schema": schema,
