@@ -110,8 +110,11 @@ fn steady(text: &str, address: SocketAddr) -> String {
     let text = text.replace(&address.to_string(), "localhost:8080");
     let text = if text.starts_with("HTTP/") { telling(&text) } else { text };
     let text = replaced(&text, |rest| {
-        let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
-        (digits == 32).then_some((32, "0f5c3a1e9b7d4c2880a1b2c3d4e5f607"))
+        RANDOM.iter().find_map(|(before, digits, instead)| {
+            let drawn = rest.strip_prefix(before)?;
+            let hex = drawn.bytes().take_while(u8::is_ascii_hexdigit).count();
+            (hex == *digits).then_some((before.len() + digits, *instead))
+        })
     });
     let text = match header(&text, "upload-expires") {
         Some(date) => text.replace(date, "Sat, 03 Jan 2026 03:04:05 GMT"),
@@ -137,6 +140,13 @@ fn steady(text: &str, address: SocketAddr) -> String {
         (length >= 20).then_some((5 + length, "pveo_…"))
     })
 }
+
+/// What stands before hexadecimal digits that are drawn, how many they are, and what is shown.
+const RANDOM: [(&str, usize, &str); 3] = [
+    ("/files/", 32, "/files/0f5c3a1e9b7d4c2880a1b2c3d4e5f607"),
+    ("\"id\":\"", 32, "\"id\":\"0f5c3a1e9b7d4c2880a1b2c3d4e5f607"),
+    ("\"request_id\":\"", 16, "\"request_id\":\"1f0e2d3c4b5a6978"),
+];
 
 /// `text` with whatever `find` recognises at a place put otherwise.
 fn replaced(text: &str, find: impl Fn(&str) -> Option<(usize, &'static str)>) -> String {
