@@ -132,8 +132,12 @@ impl Drop for TestDatabase {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime can be made").block_on(async {
                 let db = admin_db(&admin);
+                let mut conn = db.conn().await?;
                 let force = if admin.starts_with("postgres") { " WITH (FORCE)" } else { "" };
-                db.conn().await?.execute_sql(&format!("DROP DATABASE {name}{force}")).await
+                if force.is_empty() {
+                    end_connections(&mut conn, &name).await?;
+                }
+                conn.execute_sql(&format!("DROP DATABASE {name}{force}")).await
             })
         })
         .join();
@@ -141,6 +145,20 @@ impl Drop for TestDatabase {
             tracing::debug!("A test database was left behind");
         }
     }
+}
+
+/// MariaDB waits with a DROP for whoever is within a transaction there, and a test that is being
+/// dropped runs nothing any more that could end one.
+async fn end_connections(conn: &mut crate::Conn, database: &str) -> Result<(), DbError> {
+    let open = format!(
+        "SELECT CAST(id AS CHAR(20)) AS t FROM information_schema.processlist WHERE db = '{database}'"
+    );
+    for id in texts(conn, &open).await? {
+        if let Err(error) = conn.execute_sql(&format!("KILL {id}")).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "It has ended by itself");
+        }
+    }
+    Ok(())
 }
 
 /// Notes that a test uses this secret: `scripts/test` looks afterwards whether any log tells it.
