@@ -118,7 +118,7 @@ async fn a_quiet_watch_has_a_heartbeat_and_who_does_not_answer_is_cut() {
     let mut heard = Vec::new();
     mute.read_to_end(&mut heard).await.unwrap();
     assert!(heard.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&heard));
-    metrics_say(&lab.router, "pve_api_watches_total{result=\"dead\"} 1\n").await;
+    metrics_say(&lab.router, "pve_api_watchers{transport=\"websocket\"} 0\n").await;
 }
 
 #[tokio::test]
