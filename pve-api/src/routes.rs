@@ -42,7 +42,6 @@ pub(crate) const BASE: &str = "/api/v1";
 /// case that is the operation's id.
 macro_rules! methods {
     ($($name:ident = $method:ident;)*) => {$(
-        #[allow(dead_code, reason = "routes that need it come next")]
         pub(crate) fn $name<H, T, A>(
             self,
             scope: Scope,

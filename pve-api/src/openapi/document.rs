@@ -45,6 +45,9 @@ pub(crate) fn document(routes: &[Route], base: &str) -> Value {
     for route in routes {
         let mut operation = Operation::new(schemas);
         (route.describe)(&mut operation);
+        if *route.method == Method::POST {
+            operation.repeat_key();
+        }
         let path = paths.entry(format!("{base}{}", route.path)).or_insert_with(|| json!({}));
         let example = &examples[route.operation_id()];
         path[route.method.as_str().to_ascii_lowercase()] = told(route, &operation, example);
@@ -109,15 +112,11 @@ fn told(route: &Route, operation: &Operation, example: &Value) -> Value {
         let there = format!("#/components/responses/{status}");
         responses.entry(status.to_string()).or_insert_with(|| json!({"$ref": there}));
     }
-    let mut parameters = operation.parameters.clone();
-    if *route.method == Method::POST {
-        parameters.push(Operation::repeat_key());
-    }
     let mut told = json!({
         "operationId": route.operation_id(),
         "summary": route.says,
         "tags": [route.tag()],
-        "parameters": parameters,
+        "parameters": operation.parameters,
         "responses": responses,
         "security": match route.scope {
             Some(scope) => json!([{"token": [scope.as_str()]}]),

@@ -96,7 +96,7 @@ pub(crate) struct Operation {
     pub(super) answers: Map<String, Value>,
     /// Statuses of the errors that it may answer.
     pub(super) refusals: BTreeSet<u16>,
-    /// Whether it answers in the envelope of all others.
+    /// What its one line can not say.
     pub(super) description: Option<String>,
 }
 
@@ -133,13 +133,9 @@ impl Operation {
     }
 
     /// What every POST takes, whatever its handler does: see [`crate::idempotency`].
-    pub(super) fn repeat_key() -> Value {
-        const NAME: &str = "Idempotency-Key";
+    pub(super) fn repeat_key(&mut self) {
         let schema = json!({"type": "string", "pattern": "^[!-~]{1,255}$"});
-        json!({
-            "name": NAME, "in": "header", "required": false, "schema": schema,
-            "description": meaning(NAME),
-        })
+        self.header("Idempotency-Key", &schema, false);
     }
 
     fn parameter(&mut self, place: &str, name: &str, schema: &Value, required: bool) {
