@@ -93,7 +93,8 @@ pub(crate) async fn guard(
     next.run(request).await
 }
 
-/// The name of whoever calls, and what they may do. A token costs one look at the table, be it right or wrong.
+/// The name of whoever calls, and what they may do. A token costs one look at the table, be it right
+/// or wrong.
 async fn admit(
     api: &Api,
     headers: &HeaderMap,

@@ -222,3 +222,12 @@ pub(crate) fn printable(text: &str) -> String {
     }
     shown
 }
+
+/// A task that ended before it was done.
+pub(crate) fn panicked(error: tokio::task::JoinError) -> ApiError {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // Nobody aborts it but a runtime that ends.
+        Err(_) => ApiError::Slow,
+    }
+}

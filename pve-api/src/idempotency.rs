@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::whole;
-use crate::error::{ApiError, Passing, Refusal};
+use crate::error::{ApiError, Passing, Refusal, panicked};
 use crate::linger;
 use crate::read::write;
 
@@ -156,14 +156,10 @@ async fn carry_out(
         let response = renewing(&api, &claim, next.run(request)).await;
         keep(&api, &claim, secret, response).await
     };
-    match tasks.spawn(work.in_current_span()).await {
-        Ok(response) => response,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Nobody aborts it but a runtime that ends.
-            Err(_) => ApiError::Slow.into_response(),
-        },
-    }
+    tasks
+        .spawn(work.in_current_span())
+        .await
+        .unwrap_or_else(|error| panicked(error).into_response())
 }
 
 /// Runs `work`, and says now and then that it still runs.

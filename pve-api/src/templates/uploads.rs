@@ -74,12 +74,3 @@ impl From<Ended> for ApiError {
         Refusal::new(status, reason, ended.to_string()).into()
     }
 }
-
-/// A task that ended before it was done.
-pub(super) fn panicked(error: tokio::task::JoinError) -> ApiError {
-    match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        // Nobody aborts it but a runtime that ends.
-        Err(_) => ApiError::Slow,
-    }
-}

@@ -30,10 +30,10 @@ use schema::token::Scope;
 use schema::{Conn, DbError, Timestamp, resumable_upload};
 use tracing::Instrument as _;
 
-use super::uploads::{Uploads, panicked};
+use super::uploads::Uploads;
 use crate::Api;
 use crate::auth::Caller;
-use crate::error::{ApiError, Refusal};
+use crate::error::{ApiError, Refusal, panicked};
 use crate::routes::{BASE, Routes};
 use described::{
     Abilities, Created, Creation, Go, Meant, Overridden, Place, Session, Spoken, Taken,

@@ -18,11 +18,11 @@ use super::protocol::{self, Checksum, UPLOAD_EXPIRES, UPLOAD_OFFSET};
 use super::{bytes, check_alive, finish, holder, look};
 use crate::Api;
 use crate::auth::Caller;
-use crate::error::{ApiError, Refusal};
+use crate::error::{ApiError, Refusal, panicked};
 use crate::linger;
 use crate::read::write;
 use crate::templates::intake::{Intake, Taken};
-use crate::templates::uploads::{self, Uploads, content_length, panicked};
+use crate::templates::uploads::{self, Uploads, content_length};
 use crate::trail::Trail;
 
 /// What a go brought.
