@@ -17,7 +17,7 @@ use crate::envelope::{Answer, List};
 use crate::error::{ApiError, Refusal, printable};
 use crate::path::Id;
 use crate::query::{Force, Params, moment};
-use crate::read::{read, write};
+use crate::read::{ask, write};
 use crate::trail::Trail;
 use crate::view::{Time, time};
 
@@ -26,10 +26,9 @@ pub(crate) async fn list(
     State(api): State<Api>,
     Params(page): Params<Page>,
 ) -> Result<Answer<List<TokenView>>, ApiError> {
-    let rows = read(&api.db, async |conn| token::page(conn, page).await).await?;
+    let rows = ask(&api.db, async |conn| token::page(conn, page).await).await?;
     let now = schema::now();
-    let list = rows.list.into_iter().map(|row| TokenView::new(row, now)).collect();
-    Ok(Answer(List { total: rows.total, list }))
+    Ok(Answer(List::of(rows, |row| TokenView::new(row, now))))
 }
 
 /// A token that is wanted.
