@@ -29,12 +29,16 @@ const SQLITE_SETUP: &str = "PRAGMA busy_timeout = 5000;
     PRAGMA foreign_keys = ON;
     PRAGMA case_sensitive_like = ON;";
 const SQLITE_WAL: &str = "PRAGMA journal_mode = WAL;";
+/// A process that stands still within a transaction, or that cannot be reached any more, loses it:
+/// else its locks would keep other operators from taking its leases.
+///
 /// A binary collation, so that comparing with a parameter is comparing bytes and uses the index.
 const MYSQL_SETUP: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', SESSION time_zone = '+00:00',
-    SESSION innodb_lock_wait_timeout = 10;
+    SESSION innodb_lock_wait_timeout = 10 /*M!100300 , SESSION idle_transaction_timeout = 10 */;
     SET NAMES utf8mb4 COLLATE utf8mb4_bin";
-const POSTGRES_SETUP: &str = "SET TIME ZONE 'UTC'; SET lock_timeout = '10s'";
+const POSTGRES_SETUP: &str = "SET TIME ZONE 'UTC'; SET lock_timeout = '10s';
+    SET idle_in_transaction_session_timeout = '10s'";
 
 pub(crate) fn pool(url: &DatabaseUrl) -> Result<Pools, DbError> {
     Ok(match url.backend {

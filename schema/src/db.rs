@@ -12,6 +12,7 @@ use diesel_async::{AnsiTransactionManager, AsyncConnection, AsyncMysqlConnection
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, TransactionManager};
 use rand::Rng;
 
+use crate::lease::{self, Fence};
 use crate::url::Backend;
 use crate::{DatabaseUrl, DbError, connect};
 
@@ -24,6 +25,7 @@ pub(crate) type PgConn = AsyncPgConnection;
 pub struct Db {
     url: Arc<DatabaseUrl>,
     pub(crate) pool: Pools,
+    fence: Option<Fence>,
 }
 
 #[derive(Clone)]
@@ -90,7 +92,20 @@ impl Db {
     /// [`DbError::Url`] if the URL cannot be used.
     pub fn open(url: &str) -> Result<Self, DbError> {
         let url = Arc::new(DatabaseUrl::parse(url)?);
-        Ok(Self { pool: connect::pool(&url)?, url })
+        Ok(Self { pool: connect::pool(&url)?, url, fence: None })
+    }
+
+    /// The same database, for whoever works under a lease: every [`write`](Self::write) is refused
+    /// with [`DbError::Fenced`] once somebody else has the lease, and nobody takes it while one is
+    /// under way.
+    #[must_use]
+    pub fn fenced(&self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self.clone() }
+    }
+
+    /// The lease that changes are made under.
+    pub fn fence(&self) -> Option<&Fence> {
+        self.fence.as_ref()
     }
 
     /// The URL, whose `Display` hides the password.
@@ -206,7 +221,17 @@ impl Db {
         let mut open = Open(Some(self.conn().await?));
         let conn = open.conn();
         conn.begin(begin).await?;
-        let outcome = match work(conn).await {
+        let fence = self.fence.as_ref().filter(|_| matches!(begin, Begin::Write));
+        let allowed = match fence {
+            // Boxed: most transactions have no fence, and need not carry the room for it.
+            Some(fence) => Box::pin(lease::check(conn, fence)).await,
+            None => Ok(()),
+        };
+        let worked = match allowed {
+            Ok(()) => work(conn).await,
+            Err(error) => Err(error),
+        };
+        let outcome = match worked {
             Ok(value) => conn.commit().await.map(|()| value),
             Err(error) => {
                 // If this fails too, the pool closes the connection, which rolls back as well.

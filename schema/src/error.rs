@@ -60,6 +60,19 @@ pub enum DbError {
     /// What was asked for is older than what is remembered: list again.
     #[error("changes of {table} are remembered from revision {oldest} on, asked for {asked}")]
     Expired { table: &'static str, oldest: i64, asked: i64 },
+    /// Another operator works on this cluster by now: nothing happened, and nothing more may.
+    #[error("another operator works on cluster {cluster}; the lease of epoch {epoch} is over")]
+    Fenced { cluster: i64, epoch: i64 },
+    /// Another operator works with this SQLite file.
+    #[error(
+        "another operator works with this SQLite file, or {file} can not be locked: one file serves one operator. \
+         Stop the other one, or keep the tables in MariaDB or PostgreSQL, which several operators share"
+    )]
+    InUse {
+        /// What it holds.
+        file: String,
+        source: Cause,
+    },
     /// A stored secret cannot be opened.
     #[error("{0}")]
     Secret(#[from] crate::secret::SecretError),

@@ -45,6 +45,7 @@ pub mod images;
 pub mod installation;
 pub mod instance;
 pub mod ip_address;
+pub mod lease;
 pub mod leftover;
 pub mod node;
 pub mod overview;

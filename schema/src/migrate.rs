@@ -63,6 +63,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(3, "0003_list_indexes", minimum: 1),
     migration!(4, "0004_idempotency", minimum: 1),
     migration!(5, "0005_resumable_upload", minimum: 1),
+    migration!(6, "0006_operator_replica", minimum: 1),
 ];
 
 /// The version of the tables that this program is written for.

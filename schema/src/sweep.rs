@@ -58,7 +58,8 @@ pub async fn sweep_cluster(conn: &mut Conn, cluster_id: ClusterId) -> Result<u64
     if cluster::get(conn, cluster_id).await?.is_some() {
         return Err(DbError::Conflict { what: format!("cluster {cluster_id} in pve_cluster") });
     }
-    let mut deleted = 0;
+    // First, so that whoever still works on it finishes its change, and can make no other.
+    let mut deleted = delete(conn, "cluster_lease", cluster_id).await?;
     for table in Table::ALL {
         let gone = delete(conn, table.name(), cluster_id).await?
             + delete_stones(conn, table, cluster_id).await?;

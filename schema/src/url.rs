@@ -114,12 +114,17 @@ impl DatabaseUrl {
         Ok(Self { backend, url: driver, shown: url.to_string(), passwords })
     }
 
+    /// The SQLite file.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self.backend {
+            Backend::Sqlite => self.shown.strip_prefix("sqlite://").map(Path::new),
+            Backend::Mysql | Backend::Postgres => None,
+        }
+    }
+
     /// What keeps an SQLite file from being opened, in words that say what to do.
     pub(crate) fn obstacle(&self) -> Option<String> {
-        if self.backend != Backend::Sqlite {
-            return None;
-        }
-        let file = Path::new(self.shown.strip_prefix("sqlite://")?);
+        let file = self.file()?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         if !folder.is_dir() {

@@ -6,6 +6,7 @@ mod builders;
 mod changes;
 mod clusters;
 mod connections;
+mod leases;
 mod lists;
 mod migrations;
 mod mirror;

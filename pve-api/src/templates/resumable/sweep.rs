@@ -35,7 +35,7 @@ pub(crate) async fn run(api: Api) {
     let mut rounds = 0_u32;
     loop {
         let done = async {
-            round(&api, &uploads).await?;
+            Box::pin(round(&api, &uploads)).await?;
             if rounds.is_multiple_of(STORE_EVERY) {
                 sweep_store(&api, &uploads, SystemTime::now()).await?;
             }
