@@ -60,6 +60,14 @@ pub struct RunArgs {
     /// The largest image that this API takes, as in 50GiB.
     #[arg(long, env = "MAX_UPLOAD_BYTES", default_value = "50GiB", value_parser = bytes)]
     pub max_upload_bytes: NonZeroU64,
+    /// How long other operators on the same MariaDB or PostgreSQL wait before they take the clusters of
+    /// one that is silent. After a clean stop they wait for nothing. SQLite serves one operator.
+    #[arg(long, env = "LEASE_TTL", default_value = "15s", value_parser = lease_ttl)]
+    pub lease_ttl: Duration,
+    /// What this operator is called in `cluster_lease` and towards PVE, as in the name of a pod; the
+    /// host's name without this.
+    #[arg(long, env = "IDENTITY", value_name = "NAME")]
+    pub identity: Option<String>,
     /// How often each cluster is asked for its resources.
     #[arg(long, env = "POLL_INTERVAL", default_value = "5s", value_parser = duration)]
     pub poll_interval: Duration,
@@ -166,6 +174,17 @@ fn base_url(text: &str) -> Result<Url, String> {
     url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).ok_or_else(|| {
         format!("`{text}` is no address; write for example https://images.example.net")
     })
+}
+
+/// Parses how long a lease lasts: long enough to be renewed three times, and short enough that its
+/// clusters are not left alone for long.
+fn lease_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if (Duration::from_secs(2)..=Duration::from_mins(10)).contains(&ttl) {
+        Ok(ttl)
+    } else {
+        Err("write something from 2s to 10m".to_owned())
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod args;
 pub mod inventory;
+pub mod lease;
 pub mod metrics;
 pub mod pipeline;
 pub mod pve;

@@ -24,6 +24,7 @@ use crate::{
         trust, usage,
         writer::{Changes, Writer},
     },
+    lease::Lease,
     metrics::{ClusterMetrics, Metrics},
     pve::{ApiToken, ClientConfig, Fingerprint, FirstUse, PveError, Reader, Trust},
     templates::{self, Clusters},
@@ -102,18 +103,21 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Pipeline {
     pub wanted: Wanted,
+    /// Under which it works; it stops by itself once that is over.
+    pub lease: Lease,
     pub board: Board,
     stop: CancellationToken,
     done: JoinHandle<()>,
 }
 
 impl Pipeline {
-    pub fn start(shared: Shared, wanted: Wanted, tasks: &TaskTracker) -> Self {
+    pub fn start(mut shared: Shared, wanted: Wanted, lease: Lease, tasks: &TaskTracker) -> Self {
         let (stop, board) = (CancellationToken::new(), Board::default());
         let span = tracing::info_span!("cluster", id = wanted.id.0, name = wanted.name);
-        let run = run(shared, wanted.clone(), board.clone(), stop.clone());
+        shared.db = shared.db.fenced(lease.fence().clone());
+        let run = run(shared, wanted.clone(), lease.clone(), board.clone(), stop.clone());
         let done = tasks.spawn(tracing::Instrument::instrument(run, span));
-        Self { wanted, board, stop, done }
+        Self { wanted, lease, board, stop, done }
     }
 
     /// Tells it to stop; [`stopped`](Self::stopped) waits for that.
@@ -140,13 +144,15 @@ impl Pipeline {
     }
 }
 
-async fn run(shared: Shared, wanted: Wanted, board: Board, stop: CancellationToken) {
+async fn run(shared: Shared, wanted: Wanted, lease: Lease, board: Board, stop: CancellationToken) {
     let reporter = Arc::new(shared.metrics.cluster(&wanted.name));
     let tasks = TaskTracker::new();
     match wanted.client(shared.first_use) {
-        Ok(config) => {
+        Ok(mut config) => {
+            config.lease = Some(lease.clone());
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = lease.over() => stop.cancel(),
                 stored = load(&shared.db, wanted.id) => {
                     follow(&shared, &wanted, &board, config, reporter, stored, &stop, &tasks);
                 }
@@ -166,7 +172,10 @@ async fn run(shared: Shared, wanted: Wanted, board: Board, stop: CancellationTok
             ));
         }
     }
-    stop.cancelled().await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = lease.over() => stop.cancel(),
+    }
     tasks.close();
     tasks.wait().await;
 }
@@ -263,6 +272,7 @@ fn follow(
     let entered = shared.clusters.enter(templates::Cluster::new(
         id,
         wanted.name.clone(),
+        db.clone(),
         reader.clone(),
         nodes.handle(),
         guests.handle(),
@@ -271,7 +281,7 @@ fn follow(
     let stopped = stop.clone();
     tasks.spawn(async move {
         stopped.cancelled().await;
-        drop(entered);
+        entered.left().await;
     });
     let writer = Writer::new(
         db.clone(),

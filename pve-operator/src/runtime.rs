@@ -13,6 +13,7 @@ use crate::{
     admin::{self, Readiness},
     args::{DatabaseArgs, FirstUse, RunArgs},
     inventory::writer::FLUSH,
+    lease::Keeper,
     metrics::Metrics,
     pipeline::{Pace, Shared},
     pve,
@@ -111,6 +112,7 @@ impl Operator {
         });
         let mirroring = async move {
             database(&db, args.migrate).await?;
+            let keeper = keeper(args, &db, &metrics)?;
             if let Some(chores) = chores {
                 let stopped = stop.clone();
                 tasks.spawn(async move {
@@ -146,8 +148,10 @@ impl Operator {
                     FirstUse::Pin => pve::FirstUse::Pin,
                 },
             };
-            let supervisor = Supervisor::new(shared, keys, readiness, args.cluster_check_interval);
-            tasks.spawn(supervisor.run(stop));
+            let leases = keeper.leases();
+            let supervisor =
+                Supervisor::new(shared, leases, keys, readiness, args.cluster_check_interval);
+            follow(&tasks, supervisor, keeper, stop);
             Ok(())
         };
         Ok((operator, mirroring))
@@ -209,6 +213,33 @@ async fn database(db: &Db, migrate: bool) -> Result<(), DbError> {
             outcome => return outcome,
         }
     }
+}
+
+fn keeper(args: &RunArgs, db: &Db, metrics: &Metrics) -> anyhow::Result<Keeper> {
+    let identity = args.identity.clone().unwrap_or_else(host_name);
+    let keeper = Keeper::new(db.clone(), &identity, args.lease_ttl, metrics.registry())?;
+    tracing::debug!(holder = %keeper.name(), "Known to other operators");
+    Ok(keeper)
+}
+
+/// Follows the clusters that are ours; leases are kept until nothing runs any more that needs one.
+fn follow(tasks: &TaskTracker, supervisor: Supervisor, keeper: Keeper, stop: CancellationToken) {
+    let all_stopped = CancellationToken::new();
+    tasks.spawn(keeper.run(all_stopped.clone()));
+    tasks.spawn(async move {
+        supervisor.run(stop).await;
+        all_stopped.cancel();
+    });
+}
+
+/// How this machine, or pod, is called.
+fn host_name() -> String {
+    let known = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let known = known.or_else(|| std::env::var("HOSTNAME").ok());
+    known
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "operator".to_owned())
 }
 
 /// What the addresses of images are signed with; None takes the key that the database keeps.

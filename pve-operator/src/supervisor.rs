@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::Readiness,
+    lease::{Lease, Leases},
     pipeline::{Pipeline, Shared, Wanted},
     supervisor_plan::{Act, plan},
 };
@@ -36,10 +37,11 @@ const DISABLED: &str = "Disabled";
 /// What tokens are sealed for: nothing else opens with the same key.
 const PURPOSE: &str = "pve_cluster.user_token";
 
-/// Keeps the pipelines.
+/// Keeps the pipelines of the clusters that this operator holds the lease of.
 #[expect(missing_debug_implementations, reason = "the tables show what it keeps")]
 pub struct Supervisor {
     shared: Shared,
+    leases: Leases,
     keys: Option<Arc<SecretKeys>>,
     readiness: Readiness,
     check_interval: Duration,
@@ -51,6 +53,26 @@ pub struct Supervisor {
     tasks: TaskTracker,
 }
 
+/// What a pipeline is made from. If it changes, so does the pipeline.
+struct Config {
+    wanted: Wanted,
+    lease: Lease,
+}
+
+impl Config {
+    fn of(pipeline: &Pipeline) -> Self {
+        Self { wanted: pipeline.wanted.clone(), lease: pipeline.lease.clone() }
+    }
+}
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        self.wanted == other.wanted && self.lease.is(&other.lease)
+    }
+}
+
+impl Eq for Config {}
+
 /// What one look at the database showed.
 struct Seen {
     rows: Vec<Cluster>,
@@ -60,12 +82,14 @@ struct Seen {
 impl Supervisor {
     pub fn new(
         shared: Shared,
+        leases: Leases,
         keys: Option<Arc<SecretKeys>>,
         readiness: Readiness,
         check_interval: Duration,
     ) -> Self {
         Self {
             shared,
+            leases,
             keys,
             readiness,
             check_interval,
@@ -111,6 +135,7 @@ impl Supervisor {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
+                () = self.leases.changed() => {}
             }
         }
         self.readiness.set(false);
@@ -127,41 +152,62 @@ impl Supervisor {
         let (enabled, disabled): (Vec<_>, Vec<_>) =
             seen.rows.iter().partition(|row| row.is_enabled.0);
         let (enabled_ids, disabled_ids) = (ids(&enabled), ids(&disabled));
-        self.broken.retain(|id, _| enabled_ids.contains(id));
         self.disabled.retain(|id| disabled_ids.contains(id));
+        self.find_disabled(&disabled_ids).await?;
+        let unsaid = &disabled_ids - &self.disabled;
+        self.leases.want(&enabled_ids | &unsaid);
+        let held = self.leases.held();
+        let unsaid = unsaid.into_iter().filter(|id| held.contains_key(id)).collect();
+        self.broken.retain(|id, _| enabled_ids.contains(id) && held.contains_key(id));
         let (mut wanted, mut mistakes) = (BTreeMap::new(), Vec::new());
         for row in &enabled {
+            let Some(lease) = held.get(&row.id.0) else { continue };
             match self.token(row).await? {
                 Ok(token) => {
                     self.broken.remove(&row.id.0);
-                    wanted.insert(row.id.0, Wanted::new(row, token));
+                    let config = Config { wanted: Wanted::new(row, token), lease: lease.clone() };
+                    wanted.insert(row.id.0, config);
                 }
-                Err(mistake) => mistakes.push((row, mistake)),
+                Err(mistake) => mistakes.push((row, lease, mistake)),
             }
         }
         let known = &enabled_ids | &disabled_ids;
-        let unsaid = &disabled_ids - &self.disabled;
-        let running = self.running.iter().map(|(id, it)| (*id, it.wanted.clone())).collect();
-        for act in plan(&wanted, &known, &unsaid, &running, &seen.leftovers) {
-            self.act(act, &mut wanted).await?;
+        let running = self.running.iter().map(|(id, it)| (*id, Config::of(it))).collect();
+        let acts = plan(&wanted, &known, &unsaid, &running, &seen.leftovers);
+        // All at once: each of them is waited for.
+        for act in &acts {
+            if let Act::Stop(id) = act
+                && let Some(pipeline) = self.running.get(id)
+            {
+                pipeline.stop();
+            }
+        }
+        for act in acts {
+            self.act(act, &mut wanted, &held).await?;
         }
         // Now that nobody else writes their status.
-        for (row, mistake) in mistakes {
-            self.report_broken(row, mistake).await?;
+        for (row, lease, mistake) in mistakes {
+            self.report_broken(row, lease, mistake).await?;
         }
+        self.leases.give_back(|id| self.running.contains_key(&id));
         let failed = self.broken.len() + self.running.values().filter(|it| it.is_failing()).count();
-        let working = enabled.len().saturating_sub(failed);
-        self.shared.metrics.set_clusters(working, failed, disabled.len());
+        let ours = self.running.len() + self.broken.len();
+        self.shared.metrics.set_clusters(ours.saturating_sub(failed), failed, disabled.len());
         Ok(seen.rows.len())
     }
 
-    async fn act(&mut self, act: Act, wanted: &mut BTreeMap<i64, Wanted>) -> Result<(), DbError> {
+    async fn act(
+        &mut self,
+        act: Act,
+        wanted: &mut BTreeMap<i64, Config>,
+        held: &BTreeMap<i64, Lease>,
+    ) -> Result<(), DbError> {
         let db = &self.shared.db;
         match act {
             Act::Start(id) => {
-                if let Some(wanted) = wanted.remove(&id) {
+                if let Some(Config { wanted, lease }) = wanted.remove(&id) {
                     tracing::info!(cluster = wanted.name, "Following the cluster");
-                    let pipeline = Pipeline::start(self.shared.clone(), wanted, &self.tasks);
+                    let pipeline = Pipeline::start(self.shared.clone(), wanted, lease, &self.tasks);
                     self.running.insert(id, pipeline);
                 }
             }
@@ -171,7 +217,9 @@ impl Supervisor {
                 pipeline.stopped().await;
             }
             Act::Disable(id) => {
+                let Some(lease) = held.get(&id) else { return Ok(()) };
                 if let Some(status) = disabled_status(db, ClusterId(id)).await? {
+                    let db = db.fenced(lease.fence().clone());
                     db.write(async |conn| cluster_status::write(conn, &status).await).await?;
                 }
                 self.disabled.insert(id);
@@ -187,6 +235,17 @@ impl Supervisor {
                     Err(DbError::Conflict { .. }) => {}
                     Err(error) => return Err(error),
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the disabled clusters whose status says so already: nobody needs a lease for those.
+    async fn find_disabled(&mut self, disabled: &BTreeSet<i64>) -> Result<(), DbError> {
+        for id in disabled - &self.disabled {
+            let ours = self.running.contains_key(&id);
+            if !ours && disabled_status(&self.shared.db, ClusterId(id)).await?.is_none() {
+                self.disabled.insert(id);
             }
         }
         Ok(())
@@ -221,7 +280,12 @@ impl Supervisor {
         Ok(Ok(plain))
     }
 
-    async fn report_broken(&mut self, row: &Cluster, mistake: String) -> Result<(), DbError> {
+    async fn report_broken(
+        &mut self,
+        row: &Cluster,
+        lease: &Lease,
+        mistake: String,
+    ) -> Result<(), DbError> {
         if self.broken.get(&row.id.0) == Some(&mistake) {
             return Ok(());
         }
@@ -231,7 +295,8 @@ impl Supervisor {
             reason_since: Some(schema::now()),
             ..ClusterStatus::new(row.id, "InvalidConfiguration")
         };
-        self.shared.db.write(async |conn| cluster_status::write(conn, &status).await).await?;
+        let db = self.shared.db.fenced(lease.fence().clone());
+        db.write(async |conn| cluster_status::write(conn, &status).await).await?;
         self.broken.insert(row.id.0, mistake);
         Ok(())
     }

@@ -34,7 +34,7 @@ pub const COMMANDS: &str = r#"Control port (control_url): plain HTTP, JSON.
   GET /state              nodes, guests, storages, volumes, files (also invisible ones), running
                           tasks as they really are, and what nobody will clean up (leftovers)
   GET /counters           requests by path, node, status; list requests; requests with a token;
-                          downloads and their bytes by node
+                          downloads and their bytes by node; requests under a lease that was over
   POST /                  one command, or an array of them:
     {"do":"add_guest","vmid":900,"kind":"qemu|lxc","node":"pve1","name":"web","running":true,
      "template":false,"tags":["a"],"pool":"p","lock":"clone","ips":["10.0.0.5/24"]}

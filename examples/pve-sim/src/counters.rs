@@ -25,6 +25,13 @@ pub struct Counters {
     pub most_in_flight: u64,
     /// Most requests that were in flight at once, by node.
     pub most_in_flight_by_node: BTreeMap<String, u64>,
+    /// Requests of a client that names a lease (`…; lease 7)` in its User-Agent) lower than one that
+    /// was named before: somebody works on who should have stopped.
+    pub late_requests: u64,
+    /// Requests that began while one with another lease was in flight.
+    pub overlapping_requests: u64,
+    /// The highest lease that was named.
+    pub lease: u64,
     /// Bytes that nodes have downloaded, by node.
     pub downloaded_by_node: BTreeMap<String, u64>,
     /// Downloads begun, by node.
@@ -35,6 +42,8 @@ pub struct Counters {
     pub most_downloads: u64,
     #[serde(skip)]
     in_flight: BTreeMap<String, u64>,
+    #[serde(skip)]
+    in_flight_by_lease: BTreeMap<u64, u64>,
     #[serde(skip)]
     downloading: BTreeMap<String, u64>,
 }
@@ -53,6 +62,24 @@ impl Counters {
     /// Answers with this status.
     pub fn answered(&self, status: u16) -> u64 {
         self.by_status.get(&status).copied().unwrap_or(0)
+    }
+
+    /// Notes under which lease a request is made.
+    pub(crate) fn begin_under(&mut self, lease: u64) {
+        self.late_requests += u64::from(lease < self.lease);
+        self.lease = self.lease.max(lease);
+        self.overlapping_requests +=
+            u64::from(self.in_flight_by_lease.keys().any(|it| *it != lease));
+        *self.in_flight_by_lease.entry(lease).or_default() += 1;
+    }
+
+    pub(crate) fn end_under(&mut self, lease: u64) {
+        if let Some(here) = self.in_flight_by_lease.get_mut(&lease) {
+            *here -= 1;
+            if *here == 0 {
+                self.in_flight_by_lease.remove(&lease);
+            }
+        }
     }
 
     pub(crate) fn begin(&mut self, node: &str, what: String, list: bool, token: bool) {
@@ -109,7 +136,9 @@ impl Counters {
 
     pub(crate) fn reset(&mut self) {
         let in_flight = std::mem::take(&mut self.in_flight);
+        let in_flight_by_lease = std::mem::take(&mut self.in_flight_by_lease);
         let downloading = std::mem::take(&mut self.downloading);
-        *self = Self { in_flight, downloading, ..Self::default() };
+        let lease = self.lease;
+        *self = Self { lease, in_flight, in_flight_by_lease, downloading, ..Self::default() };
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
-use schema::cluster_access;
+use schema::{cluster_access, lease::Fence};
 use tokio::time::{Instant, timeout};
 use url::{Url, form_urlencoded};
 
@@ -19,6 +19,7 @@ use super::{
     upload::{Parcel, Watch},
     verdict::{Blame, failed, judge},
 };
+use crate::lease::Lease;
 
 /// How one cluster is asked.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub struct ClientConfig {
     pub max_body_bytes: usize,
     /// Told of every request.
     pub observer: Option<Arc<dyn RequestObserver>>,
+    /// Once it is over nothing is asked any more, and what is under way is dropped.
+    pub lease: Option<Lease>,
 }
 
 impl ClientConfig {
@@ -59,6 +62,7 @@ impl ClientConfig {
             upload_idle: Duration::from_secs(30),
             max_body_bytes: 64 << 20,
             observer: None,
+            lease: None,
         })
     }
 }
@@ -110,6 +114,7 @@ pub(crate) struct Client {
     pub(crate) upload_idle: Duration,
     max_body_bytes: usize,
     observer: Option<Arc<dyn RequestObserver>>,
+    lease: Option<Lease>,
 }
 
 /// What to ask, or to change.
@@ -154,6 +159,15 @@ pub(crate) struct Answer {
     pub(crate) endpoint: Arc<Endpoint>,
 }
 
+/// `pve-operator/0.1.0 (holder; lease 7)`; what a header can not carry is left out.
+fn user_agent(fence: Option<&Fence>) -> String {
+    const PROGRAM: &str = concat!("pve-operator/", env!("CARGO_PKG_VERSION"));
+    let Some(fence) = fence else { return PROGRAM.to_owned() };
+    let plain = |c: &char| c.is_ascii_graphic() && !matches!(c, '(' | ')' | ';' | '\\');
+    let holder: String = fence.holder.chars().filter(plain).collect();
+    format!("{PROGRAM} ({holder}; lease {})", fence.epoch)
+}
+
 /// PVE closes a connection that was idle for 5 s; ours must go first.
 const IDLE: Duration = Duration::from_secs(4);
 
@@ -166,6 +180,8 @@ impl Client {
         let broken =
             |error: &dyn Error| PveError::Input { what: format!("no TLS client: {error}") };
         let tls = verifier.client_config().map_err(|error| broken(&error))?;
+        // PVE's access log names the operator that asked.
+        let user_agent = user_agent(config.lease.as_ref().map(Lease::fence));
         let client = |idle_connections| {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -178,7 +194,7 @@ impl Client {
                 .connect_timeout(config.connect_timeout)
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(idle_connections)
-                .user_agent(concat!("pve-operator/", env!("CARGO_PKG_VERSION")))
+                .user_agent(&user_agent)
                 .build()
                 .map_err(|error| broken(&error))
         };
@@ -193,7 +209,26 @@ impl Client {
             upload_idle: config.upload_idle,
             max_body_bytes: config.max_body_bytes,
             observer: config.observer,
+            lease: config.lease,
         })
+    }
+
+    /// Runs an exchange for as long as the cluster is ours.
+    async fn while_ours(
+        &self,
+        call: &Call<'_>,
+        exchange: impl Future<Output = Result<Bytes, PveError>>,
+    ) -> Result<Bytes, PveError> {
+        let Some(lease) = &self.lease else { return exchange.await };
+        let not_ours = |sent| PveError::NotOurs { request: call.name(), sent };
+        if lease.is_over() {
+            return Err(not_ours(false));
+        }
+        tokio::select! {
+            biased;
+            () = lease.over() => Err(not_ours(true)),
+            outcome = exchange => outcome,
+        }
     }
 
     /// Asks, at another address if the first ones do not answer. A change goes to another address
@@ -234,7 +269,7 @@ impl Client {
             };
             asked += 1;
             let started = Instant::now();
-            let result = self.attempt(&endpoint, &call).await;
+            let result = self.while_ours(&call, self.attempt(&endpoint, &call)).await;
             drop(slots);
             let elapsed = started.elapsed();
             self.observe(&endpoint, &call, result.as_ref(), elapsed);
@@ -323,7 +358,8 @@ impl Client {
         let target = self.gates.node(node.as_str()).breaker.pass()?;
         let entry = endpoint.breaker.pass()?;
         let started = Instant::now();
-        let result = self.attempt_parcel(&endpoint, &call, parcel, watch).await;
+        let exchange = self.attempt_parcel(&endpoint, &call, parcel, watch);
+        let result = self.while_ours(&call, exchange).await;
         drop(slots);
         self.observe(&endpoint, &call, result.as_ref(), started.elapsed());
         match &result {

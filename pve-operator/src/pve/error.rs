@@ -68,6 +68,9 @@ pub enum PveError {
     /// The answer's body is longer than we are ready to hold.
     #[error("the answer to {request} is longer than {limit_bytes} bytes")]
     TooLarge { request: String, limit_bytes: usize },
+    /// Another operator may work on the cluster by now: not sent, or given up while it was under way.
+    #[error("{request} was given up: this operator no longer holds the cluster's lease")]
+    NotOurs { request: String, sent: bool },
     /// Not sent: the target failed lately and is left alone until its pause is over.
     #[error("{target} failed lately; it is asked again in {} s", retry_after.as_secs_f64().ceil())]
     BreakerOpen {
@@ -128,11 +131,13 @@ pub enum ErrorClass {
     Unread,
     Decode,
     TooLarge,
+    /// The lease of the cluster is over.
+    NotOurs,
     BreakerOpen,
 }
 
 impl ErrorClass {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Input,
         Self::Connect,
         Self::Tls,
@@ -147,6 +152,7 @@ impl ErrorClass {
         Self::Unread,
         Self::Decode,
         Self::TooLarge,
+        Self::NotOurs,
         Self::BreakerOpen,
     ];
 
@@ -167,6 +173,7 @@ impl ErrorClass {
             Self::Unread => "unread",
             Self::Decode => "decode",
             Self::TooLarge => "too_large",
+            Self::NotOurs => "not_ours",
             Self::BreakerOpen => "breaker_open",
         }
     }
@@ -189,6 +196,7 @@ impl PveError {
             | Self::Unauthorized { .. }
             | Self::Forbidden { .. }
             | Self::Unread { .. }
+            | Self::NotOurs { sent: false, .. }
             | Self::BreakerOpen { .. } => Effect::None,
             Self::Refused { status, .. } if *status < 500 || matches!(status, 501 | 595) => {
                 Effect::None
@@ -197,6 +205,7 @@ impl PveError {
             Self::Refused { .. }
             | Self::NoAnswer { .. }
             | Self::Decode { .. }
+            | Self::NotOurs { .. }
             | Self::TooLarge { .. } => Effect::Unknown,
         }
     }
@@ -221,6 +230,7 @@ impl PveError {
             Self::Unread { .. } => ErrorClass::Unread,
             Self::Decode { .. } => ErrorClass::Decode,
             Self::TooLarge { .. } => ErrorClass::TooLarge,
+            Self::NotOurs { .. } => ErrorClass::NotOurs,
             Self::BreakerOpen { .. } => ErrorClass::BreakerOpen,
         }
     }
@@ -240,6 +250,7 @@ impl PveError {
             | Self::Refused { .. }
             | Self::Unread { .. }
             | Self::Decode { .. }
+            | Self::NotOurs { .. }
             | Self::TooLarge { .. } => Retry::Backoff,
         }
     }

@@ -114,7 +114,7 @@ impl Pass<'_> {
         let (cluster, holder) = (self.row.cluster_id, format!("clone {}", self.row.id));
         let range = &self.shared.settings.vmids;
         let reserve = self
-            .shared
+            .cluster
             .db
             .write(async |conn| reservation::reserve(conn, cluster, range, &taken, &holder).await);
         let Some(vmid) = reserve.await? else {
@@ -308,7 +308,7 @@ impl Pass<'_> {
         let (cluster, template) = (self.row.cluster_id, self.row.template_id);
         let known = seen.is_some()
             && self
-                .shared
+                .cluster
                 .db
                 .write(async |conn| {
                     guest::set_template(conn, cluster, i64::from(vmid.get()), template).await
@@ -347,7 +347,10 @@ impl Pass<'_> {
     async fn write(&mut self) -> Result<(), PassError> {
         if self.row.told != self.told {
             let (id, told) = (self.row.id, &self.told);
-            self.shared.db.write(async |conn| template_clone::record(conn, id, told).await).await?;
+            self.cluster
+                .db
+                .write(async |conn| template_clone::record(conn, id, told).await)
+                .await?;
             self.row.told.clone_from(&self.told);
         }
         Ok(())

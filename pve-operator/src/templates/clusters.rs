@@ -4,8 +4,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use informer::InformerHandle;
 use parking_lot::{Mutex, RwLock};
-use schema::ClusterId;
+use schema::{ClusterId, Db};
 use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::plan;
 use crate::{
@@ -24,25 +25,47 @@ const QUORUM_AGE: Duration = Duration::from_secs(2);
 pub struct Cluster {
     pub id: ClusterId,
     pub name: String,
+    /// Takes changes for as long as the cluster is ours.
+    pub db: Db,
     pub reader: Reader,
     pub changer: Changer,
     pub nodes: InformerHandle<Node>,
     pub guests: InformerHandle<Guest>,
     pub storages: InformerHandle<Storage>,
     quorum: Mutex<Option<(Instant, Quorum)>>,
+    leaving: CancellationToken,
+    gone: CancellationToken,
 }
 
 impl Cluster {
     pub fn new(
         id: ClusterId,
         name: String,
+        db: Db,
         reader: Reader,
         nodes: InformerHandle<Node>,
         guests: InformerHandle<Guest>,
         storages: InformerHandle<Storage>,
     ) -> Self {
         let changer = Changer::new(&reader);
-        Self { id, name, reader, changer, nodes, guests, storages, quorum: Mutex::default() }
+        Self {
+            id,
+            name,
+            db,
+            reader,
+            changer,
+            nodes,
+            guests,
+            storages,
+            quorum: Mutex::default(),
+            leaving: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        }
+    }
+
+    /// Returns when the cluster can not be worked on any more: what takes long ends then.
+    pub async fn leaving(&self) {
+        self.leaving.cancelled().await;
     }
 
     /// Whether something may be begun on a node now. Asked of PVE, not only of the mirror, because
@@ -82,6 +105,12 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.gone.cancel();
+    }
+}
+
 /// The clusters whose pipeline runs. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Clusters {
@@ -94,8 +123,9 @@ impl Clusters {
         self.running.read().get(&id.0).cloned()
     }
 
-    pub fn all(&self) -> Vec<Arc<Cluster>> {
-        self.running.read().values().cloned().collect()
+    /// Ids, and not the clusters themselves, so that none is held up while another one is worked on.
+    pub fn ids(&self) -> Vec<ClusterId> {
+        self.running.read().values().map(|cluster| cluster.id).collect()
     }
 
     /// It can be worked on until the answer is dropped.
@@ -107,9 +137,18 @@ impl Clusters {
         Entered { clusters: self.clone(), cluster }
     }
 
-    /// Returns when a cluster came since the last time.
-    pub async fn came(&self) {
+    /// Returns when a cluster came or went since the last time.
+    pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+}
+
+impl Entered {
+    /// Takes the cluster away, and returns when nobody works on it any more.
+    pub async fn left(self) {
+        let gone = self.cluster.gone.clone();
+        drop(self);
+        gone.cancelled().await;
     }
 }
 
@@ -127,5 +166,8 @@ impl Drop for Entered {
         if running.get(&self.cluster.id.0).is_some_and(|it| Arc::ptr_eq(it, &self.cluster)) {
             running.remove(&self.cluster.id.0);
         }
+        drop(running);
+        self.cluster.leaving.cancel();
+        self.clusters.changed.notify_one();
     }
 }

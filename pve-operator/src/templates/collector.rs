@@ -50,7 +50,8 @@ pub(super) async fn run(
         if Instant::now() >= next_search {
             next_search = Instant::now() + shared.settings.look * SEARCH;
             let mut left = 0;
-            for cluster in shared.clusters.all() {
+            for id in shared.clusters.ids() {
+                let Some(cluster) = shared.clusters.get(id) else { continue };
                 match collect(&shared, &cluster).await {
                     Ok(there) => left += there,
                     Err(error) => {
@@ -81,16 +82,21 @@ async fn end_templates(shared: &Shared) -> Result<(), DbError> {
         if status == row.status && reason == row.blocked_reason {
             continue;
         }
-        shared
-            .db
-            .write(async |conn| {
-                template::record_deletion(conn, row.id, status, reason.as_deref()).await?;
-                if status == TemplateStatus::Deleted {
-                    upload::bury(conn, row.id).await?;
-                }
-                Ok(())
-            })
-            .await?;
+        let cluster = shared.clusters.get(row.cluster_id);
+        let db = match &cluster {
+            Some(cluster) => &cluster.db,
+            // Nobody may work on the cluster, or another operator does, who can say no other.
+            None if status == TemplateStatus::Deleted => &shared.db,
+            None => continue,
+        };
+        db.write(async |conn| {
+            template::record_deletion(conn, row.id, status, reason.as_deref()).await?;
+            if status == TemplateStatus::Deleted {
+                upload::bury(conn, row.id).await?;
+            }
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
@@ -134,14 +140,14 @@ async fn collect(shared: &Shared, cluster: &Cluster) -> Result<usize, PassError>
             }
             Err(error) => return Err(error),
         };
-        let mut conn = shared.db.conn().await?;
+        let db = &cluster.db;
         match outcome {
-            Outcome::Gone => leftover::forget(&mut conn, row.id).await?,
+            Outcome::Gone => db.write(async |conn| leftover::forget(conn, row.id).await).await?,
             Outcome::Begun => left += 1,
             Outcome::Held(reason) => {
                 left += 1;
                 if row.reason.as_deref() != Some(&*reason) {
-                    leftover::explain(&mut conn, row.id, &reason).await?;
+                    db.write(async |conn| leftover::explain(conn, row.id, &reason).await).await?;
                 }
             }
         }

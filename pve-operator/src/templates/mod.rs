@@ -206,7 +206,7 @@ fn queue<T: informer::Object<Key = i64>>(
         .build()
 }
 
-/// Queues what was left alone while a cluster's pipeline did not run.
+/// Queues what was left alone while a cluster's pipeline did not run, and what is to be left alone now.
 async fn wake_with_clusters(
     clusters: Clusters,
     instances: InformerHandle<Instance>,
@@ -218,7 +218,7 @@ async fn wake_with_clusters(
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = clusters.came() => {}
+            () = clusters.changed() => {}
         }
         for id in instances.store().keys() {
             queue.add(id);

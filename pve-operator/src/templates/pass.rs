@@ -58,7 +58,7 @@ impl<'a> Pass<'a> {
 
     pub(super) async fn run(mut self, failures: u32) -> Result<Action, PassError> {
         let id = self.row.id.0;
-        let sending = self.shared.sending.state(id);
+        let sending = self.shared.sending.state(id, &self.cluster);
         if let State::Over(sent) = sending {
             return self.sent(sent).await;
         }
@@ -218,7 +218,10 @@ impl<'a> Pass<'a> {
         // The patience counts from now: a transfer may have taken long.
         self.told.asked_at = Some(schema::now());
         // A node that is cut off comes back. Anything else that hangs up on us may do so for ever.
-        let heals = matches!(error.class(), ErrorClass::NodeUnreachable | ErrorClass::Timeout);
+        let heals = matches!(
+            error.class(),
+            ErrorClass::NodeUnreachable | ErrorClass::Timeout | ErrorClass::NotOurs
+        );
         if self.row.desired == Desired::Available && !heals {
             self.told.failures = self.told.failures.saturating_add(1);
             self.told.error_message = Some(error.report());
@@ -381,7 +384,7 @@ impl<'a> Pass<'a> {
 
     /// Writes what changed.
     pub(super) async fn write(&mut self) -> Result<(), DbError> {
-        record(&self.shared.db, &self.row, &self.told).await?;
+        record(&self.cluster.db, &self.row, &self.told).await?;
         self.row.told.clone_from(&self.told);
         Ok(())
     }

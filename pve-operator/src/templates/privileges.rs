@@ -15,12 +15,13 @@ const EVERY: Duration = Duration::from_secs(30);
 pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut written = std::collections::HashMap::new();
     loop {
-        for cluster in shared.clusters.all() {
+        for id in shared.clusters.ids() {
+            let Some(cluster) = shared.clusters.get(id) else { continue };
             match look(&cluster).await {
                 Ok(missing) if written.get(&cluster.id.0) == Some(&missing) => {}
                 Ok(missing) => {
                     let text = missing.join("\n");
-                    let write = shared.db.write(async |conn| {
+                    let write = cluster.db.write(async |conn| {
                         cluster_status::write_missing_template_privileges(conn, cluster.id, &text)
                             .await
                     });

@@ -62,16 +62,19 @@ impl Reconciler for Instances {
             shared.logs.lock().remove(&id.0);
             return Ok(Action::AwaitChange);
         };
+        // It comes back when its pipeline does; until then another operator may work on it.
+        let Some(cluster) = shared.clusters.get(row.cluster_id) else {
+            shared.slots.give_back(id.0);
+            shared.sending.forget(id.0);
+            shared.logs.lock().remove(&id.0);
+            return Ok(Action::AwaitChange);
+        };
         let follows = row.is_shared.0 && !row.is_primary.0;
         if follows {
             let all = instance::of_upload(&mut conn, row.upload_id).await?;
             drop(conn);
-            return follow(&shared.db, &row, &all).await;
+            return follow(&cluster.db, &row, &all).await;
         }
-        // It comes back when its pipeline does.
-        let Some(cluster) = shared.clusters.get(row.cluster_id) else {
-            return Ok(Action::AwaitChange);
-        };
         if is_at_rest(&cluster, &row) {
             return Ok(Action::AwaitChange);
         }

@@ -13,6 +13,7 @@ use std::{
 
 use parking_lot::Mutex;
 use schema::images::{ImageStore, ObjectName};
+use schema::lease::Fence;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{clusters::Cluster, progress::Amount};
@@ -27,6 +28,8 @@ pub(super) struct Sending {
 
 #[derive(Debug)]
 struct Transfer {
+    /// Under which it was begun. After another operator had the cluster, it says nothing any more.
+    fence: Option<Fence>,
     sent: AtomicU64,
     total: u64,
     stop: CancellationToken,
@@ -65,6 +68,7 @@ impl Sending {
     /// Begins a transfer, unless one is under way.
     pub(super) fn begin(&self, id: i64, cluster: Arc<Cluster>, images: ImageStore, parcel: Parcel) {
         let transfer = Arc::new(Transfer {
+            fence: cluster.db.fence().cloned(),
             sent: AtomicU64::new(0),
             total: parcel.file.bytes,
             stop: CancellationToken::new(),
@@ -79,15 +83,22 @@ impl Sending {
             let sent = tokio::select! {
                 sent = send(&cluster, &images, parcel, Arc::clone(&transfer)) => sent,
                 () = transfer.stop.cancelled() => Err(SendError::Stopped),
+                () = cluster.leaving() => Err(SendError::Stopped),
             };
+            drop(cluster);
             *transfer.outcome.lock() = Some(sent);
         });
     }
 
     /// How it is; one that is over is told once.
-    pub(super) fn state(&self, id: i64) -> State {
+    pub(super) fn state(&self, id: i64, cluster: &Cluster) -> State {
         let mut under_way = self.under_way.lock();
         let Some(transfer) = under_way.get(&id) else { return State::None };
+        if transfer.fence.as_ref() != cluster.db.fence() {
+            transfer.stop.cancel();
+            under_way.remove(&id);
+            return State::None;
+        }
         let outcome = transfer.outcome.lock().take();
         if let Some(outcome) = outcome {
             under_way.remove(&id);
@@ -95,6 +106,13 @@ impl Sending {
         }
         let done = transfer.sent.load(Ordering::Relaxed);
         State::UnderWay(Amount { done, total: transfer.total })
+    }
+
+    /// Forgets it: somebody else may have begun another one since.
+    pub(super) fn forget(&self, id: i64) {
+        if let Some(transfer) = self.under_way.lock().remove(&id) {
+            transfer.stop.cancel();
+        }
     }
 
     /// Stops it; how it ended is told by [`state`](Self::state).

@@ -153,7 +153,8 @@ impl Pass<'_> {
         let taken = self.cluster.guests.store().keys().into_iter().map(i64::from).collect();
         let (cluster, holder) = (self.row.cluster_id, holder(&self.row));
         let range = &shared.settings.vmids;
-        let reserved = shared
+        let reserved = self
+            .cluster
             .db
             .write(async |conn| reservation::reserve(conn, cluster, range, &taken, &holder).await);
         let Some(vmid) = reserved.await? else {
@@ -189,7 +190,7 @@ impl Pass<'_> {
     async fn remember(&self, what: Left<'_>, reason: &str) -> Result<(), PassError> {
         let (cluster_id, instance_id) = (self.row.cluster_id, self.row.id);
         let node_name = &self.row.node_name;
-        let write = self.shared.db.write(async |conn| {
+        let write = self.cluster.db.write(async |conn| {
             let reason = Some(reason);
             let left = Leftover { cluster_id, instance_id, node_name, what, reason };
             leftover::remember(conn, &left).await

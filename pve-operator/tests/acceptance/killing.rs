@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One random change, as people and schedulers make them.
-fn shake(sim: &Sim, rng: &mut SmallRng) {
+pub(crate) fn shake(sim: &Sim, rng: &mut SmallRng) {
     let guests = sim.guests();
     let guest = &guests[rng.random_range(0..guests.len())];
     let node = format!("pve{}", rng.random_range(1..=3));
@@ -55,7 +55,7 @@ async fn an_operator_that_is_torn_down_in_the_middle_catches_up() {
 fn spawn(url: &str) -> Child {
     Command::new(OPERATOR)
         .args(["run", "--database-url", url, "--listen", "127.0.0.1:0"])
-        .args(["--poll-interval", "100ms", "--details-interval", "1s"])
+        .args(["--poll-interval", "100ms", "--details-interval", "1s", "--lease-ttl", "2s"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)

@@ -9,6 +9,7 @@ mod binary;
 mod clusters;
 mod identity;
 mod killing;
+mod leases;
 mod mistakes;
 mod nodes;
 mod outages;

@@ -161,6 +161,8 @@ async fn a09_changes_wait_for_the_database() {
         let (outage, url) = Outage::of(&database).await;
         let mut mirror = Mirror::stopped(database);
         mirror.url = url;
+        // Else it would stop until the database is back.
+        mirror.option("--lease-ttl", "1m");
         let it = mirror.follow("sim", simulate(Config::quick().guests(20))).await;
         mirror.start().await;
         mirror.until_equal(&it).await;

@@ -53,13 +53,24 @@ pub(super) struct Exchange {
 /// Ends the count of a request in flight, also when the client went away.
 struct InFlight<'a> {
     exchange: &'a Exchange,
+    lease: Option<u64>,
     status: Option<u16>,
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.exchange.shared.counters.lock().end(&self.exchange.node, self.status);
+        let mut counters = self.exchange.shared.counters.lock();
+        counters.end(&self.exchange.node, self.status);
+        if let Some(lease) = self.lease {
+            counters.end_under(lease);
+        }
     }
+}
+
+/// The lease that a client names: `program/1.0 (holder; lease 7)`.
+fn lease(user_agent: &HeaderValue) -> Option<u64> {
+    let (_, rest) = user_agent.to_str().ok()?.rsplit_once("; lease ")?;
+    rest.strip_suffix(')')?.parse().ok()
 }
 
 impl Exchange {
@@ -80,13 +91,15 @@ impl Exchange {
         let list = found.as_ref().is_some_and(|(route, _)| route.is_list());
         let carries_token = request.headers().contains_key(header::AUTHORIZATION)
             || request.headers().contains_key(header::COOKIE);
-        self.shared.counters.lock().begin(
-            &self.node,
-            format!("{method} {pattern}"),
-            list,
-            carries_token,
-        );
-        let mut in_flight = InFlight { exchange: &self, status: None };
+        let lease = request.headers().get(header::USER_AGENT).and_then(lease);
+        {
+            let mut counters = self.shared.counters.lock();
+            counters.begin(&self.node, format!("{method} {pattern}"), list, carries_token);
+            if let Some(lease) = lease {
+                counters.begin_under(lease);
+            }
+        }
+        let mut in_flight = InFlight { exchange: &self, lease, status: None };
 
         let fault = self.shared.faults.lock().take(&method, &path, &self.node);
         let ask = Ask { method, path, found };

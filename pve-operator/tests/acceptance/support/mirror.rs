@@ -25,7 +25,7 @@ use super::{compare, eventually};
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// What an operator of a test is started with: everything as quick as makes sense.
-const OPTIONS: [&str; 12] = [
+const OPTIONS: [&str; 14] = [
     "--listen",
     "127.0.0.1:0",
     "--poll-interval",
@@ -38,6 +38,9 @@ const OPTIONS: [&str; 12] = [
     "5m",
     "--details-interval",
     "1s",
+    // One that was killed is not waited for for long.
+    "--lease-ttl",
+    "2s",
 ];
 
 /// A database and the operator that works on it.
