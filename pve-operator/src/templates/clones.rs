@@ -22,7 +22,7 @@ use super::{
     pass::{PassError, refusal_of},
     plan::Node,
     preflight,
-    reconciler::Shared,
+    reconciler::{Shared, left_to_others},
 };
 use crate::pve::{
     Effect, GuestClone, GuestConfig, NodeName, Outcome, PveError, Refusal, StorageName, TaskFilter,
@@ -50,7 +50,7 @@ impl Reconciler for Clones {
         let sources = instance::of_upload(&mut conn, row.upload_id).await?;
         drop(conn);
         let told = row.told.clone();
-        Pass { shared, cluster: &cluster, row, told }.run(&sources).await
+        left_to_others(Pass { shared, cluster: &cluster, row, told }.run(&sources).await)
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
     settings::Settings,
     slots::Slots,
 };
-use crate::pve::TaskLog;
+use crate::pve::{PveError, TaskLog};
 
 /// What all passes share.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Reconciler for Instances {
         if follows {
             let all = instance::of_upload(&mut conn, row.upload_id).await?;
             drop(conn);
-            return follow(&cluster.db, &row, &all).await;
+            return left_to_others(follow(&cluster.db, &row, &all).await);
         }
         if is_at_rest(&cluster, &row) {
             return Ok(Action::AwaitChange);
@@ -85,7 +85,18 @@ impl Reconciler for Instances {
             return Ok(Action::AwaitChange);
         };
         drop(conn);
-        Pass::new(shared, cluster, row, &upload, &template).run(context.failures).await
+        let pass = Pass::new(shared, cluster, row, &upload, &template);
+        left_to_others(pass.run(context.failures).await)
+    }
+}
+
+/// What the lease's end cut short is for whoever has the cluster now. It comes back if we get it.
+pub(super) fn left_to_others(outcome: Result<Action, PassError>) -> Result<Action, PassError> {
+    match outcome {
+        Err(
+            PassError::Pve(PveError::NotOurs { .. }) | PassError::Database(DbError::Fenced { .. }),
+        ) => Ok(Action::AwaitChange),
+        outcome => outcome,
     }
 }
 

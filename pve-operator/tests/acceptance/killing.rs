@@ -55,7 +55,7 @@ async fn an_operator_that_is_torn_down_in_the_middle_catches_up() {
 fn spawn(url: &str) -> Child {
     Command::new(OPERATOR)
         .args(["run", "--database-url", url, "--listen", "127.0.0.1:0"])
-        .args(["--poll-interval", "100ms", "--details-interval", "1s", "--lease-ttl", "2s"])
+        .args(["--poll-interval", "100ms", "--details-interval", "1s"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -76,6 +76,7 @@ async fn kill_nine_loses_and_doubles_nothing() {
             let mut operator = spawn(&mirror.url);
             shake_for_a_while(&it.sim, &mut rng).await;
             operator.kill().await.expect("SIGKILL is sent");
+            mirror.leases_expire().await;
         }
         let _operator = spawn(&mirror.url);
         mirror.until_equal(&it).await;

@@ -22,7 +22,9 @@ use tokio::{
 use crate::{
     binary::{OPERATOR, failing},
     killing::shake,
-    support::{Followed, Mirror, Proxy, Replica, SOON, eventually, on_every_database, send, simulate},
+    support::{
+        Followed, Mirror, Proxy, Replica, SOON, eventually, on_every_database, send, simulate,
+    },
 };
 
 const TTL: Duration = Duration::from_secs(3);
@@ -304,8 +306,7 @@ async fn a_second_operator_on_one_sqlite_file_is_refused() {
 #[tokio::test]
 async fn a_lease_that_is_too_short_or_too_long_is_refused() {
     for ttl in ["1s", "11m", "soon"] {
-        let said =
-            failing(&["run", "--database-url", "sqlite://x.db", "--lease-ttl", ttl]).await;
+        let said = failing(&["run", "--database-url", "sqlite://x.db", "--lease-ttl", ttl]).await;
         assert!(said.contains("--lease-ttl"), "{said}");
     }
 }

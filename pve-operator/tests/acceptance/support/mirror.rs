@@ -25,7 +25,7 @@ use super::{compare, eventually};
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// What an operator of a test is started with: everything as quick as makes sense.
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 12] = [
     "--listen",
     "127.0.0.1:0",
     "--poll-interval",
@@ -38,9 +38,6 @@ const OPTIONS: [&str; 14] = [
     "5m",
     "--details-interval",
     "1s",
-    // One that was killed is not waited for for long.
-    "--lease-ttl",
-    "2s",
 ];
 
 /// A database and the operator that works on it.
@@ -147,6 +144,13 @@ impl Mirror {
         let Running { runtime, .. } = self.running.take().expect("the operator runs");
         let ended = move || runtime.shutdown_timeout(Duration::from_secs(2));
         tokio::task::spawn_blocking(ended).await.expect("a runtime can be dropped");
+        self.leases_expire().await;
+    }
+
+    /// What becomes of the leases of an operator that was killed, once its time has passed.
+    pub(crate) async fn leases_expire(&self) {
+        self.sql("UPDATE cluster_lease SET expires_at = '2001-01-01 00:00:00'").await;
+        self.sql("DELETE FROM operator_replica").await;
     }
 
     /// Puts a simulated cluster into `pve_cluster`, trusted by its first node's fingerprint.

@@ -26,6 +26,10 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         url.set_host(Some("127.0.0.1")).expect("an address is a host");
         url.set_port(Some(address.port())).expect("such a URL may have a port");
+        if url.scheme() == "mysql" {
+            // Else the driver finds the server's socket, and goes round.
+            url.query_pairs_mut().append_pair("prefer_socket", "false");
+        }
         let open = Arc::new(watch::Sender::new(true));
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, server, Arc::clone(&open)));

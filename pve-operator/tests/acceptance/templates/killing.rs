@@ -262,6 +262,7 @@ impl Killing {
         .await;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..80))).await;
         operator.kill().await.expect("SIGKILL is sent");
+        self.workshop.mirror.leases_expire().await;
         sim.clear_faults();
 
         let _operator = self.spawn();
