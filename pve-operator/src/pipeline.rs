@@ -267,6 +267,7 @@ fn follow(
         nodes.handle(),
         guests.handle(),
         storages.handle(),
+        polls.clone(),
     ));
     let stopped = stop.clone();
     tasks.spawn(async move {

@@ -5,13 +5,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use informer::InformerHandle;
 use parking_lot::{Mutex, RwLock};
 use schema::ClusterId;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use super::plan;
 use crate::{
     inventory::{
         guard::Quorum,
         objects::{Guest, Node, Storage},
+        poll::Poll,
     },
     pve::{Changer, ErrorClass, PveError, Reader},
 };
@@ -29,6 +33,8 @@ pub struct Cluster {
     pub nodes: InformerHandle<Node>,
     pub guests: InformerHandle<Guest>,
     pub storages: InformerHandle<Storage>,
+    /// The last whole answer, from which the stores are filled.
+    pub polls: watch::Receiver<Option<Arc<Poll>>>,
     quorum: Mutex<Option<(Instant, Quorum)>>,
 }
 
@@ -40,9 +46,11 @@ impl Cluster {
         nodes: InformerHandle<Node>,
         guests: InformerHandle<Guest>,
         storages: InformerHandle<Storage>,
+        polls: watch::Receiver<Option<Arc<Poll>>>,
     ) -> Self {
         let changer = Changer::new(&reader);
-        Self { id, name, reader, changer, nodes, guests, storages, quorum: Mutex::default() }
+        let quorum = Mutex::default();
+        Self { id, name, reader, changer, nodes, guests, storages, polls, quorum }
     }
 
     /// Whether something may be begun on a node now. Asked of PVE, not only of the mirror, because
