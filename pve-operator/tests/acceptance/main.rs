@@ -19,3 +19,4 @@ mod support;
 mod table_source;
 mod templates;
 mod tolerance;
+mod watching;

@@ -1,0 +1,5 @@
+//! What Prometheus and Grafana make of an operator.
+
+mod exporter;
+mod inventory;
+mod series;
