@@ -156,7 +156,7 @@ impl Mirror {
         let started = Instant::now();
         let resources = Resources::parse(black_box(body))?;
         let decode = started.elapsed();
-        let poll = Poll::new(resources, Arc::default());
+        let poll = Poll::new(resources, Arc::default(), None);
         self.publish.send_replace(Some(Arc::new(poll)));
         receive(&mut self.nodes, changes.nodes).await?;
         receive(&mut self.storages, changes.storages).await?;

@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics` for Kubernetes and Prometheus.
+//! `/livez`, `/readyz`, `/metrics` and `/metrics/inventory` for Kubernetes and Prometheus.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,13 @@ use std::sync::{
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 
-use crate::metrics::Metrics;
+use crate::{
+    exporter::{self, Exporter},
+    metrics::Metrics,
+};
+
+/// Prometheus' text format.
+pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Whether the operator does its work: the database answers and the clusters are known.
 ///
@@ -26,11 +32,12 @@ impl Readiness {
 }
 
 /// The routes of the admin port.
-pub fn router(metrics: Metrics, readiness: Readiness) -> Router {
+pub fn router(metrics: Metrics, exporter: Exporter, readiness: Readiness) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(readiness))
         .route("/metrics", get(scrape).with_state(metrics))
+        .route("/metrics/inventory", get(exporter::scrape).with_state(exporter))
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
@@ -42,5 +49,5 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+    ([("content-type", EXPOSITION)], metrics.render())
 }

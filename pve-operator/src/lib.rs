@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod args;
+pub mod exporter;
 pub mod inventory;
 pub mod lease;
 pub mod metrics;

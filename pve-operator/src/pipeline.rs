@@ -274,9 +274,12 @@ fn follow(
         wanted.name.clone(),
         db.clone(),
         reader.clone(),
-        nodes.handle(),
-        guests.handle(),
-        storages.handle(),
+        templates::Caches {
+            nodes: nodes.handle(),
+            guests: guests.handle(),
+            storages: storages.handle(),
+            polls: polls.clone(),
+        },
     ));
     let stopped = stop.clone();
     tasks.spawn(async move {

@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{self, Readiness},
     args::{DatabaseArgs, FirstUse, RunArgs},
+    exporter::Exporter,
     inventory::writer::FLUSH,
     lease::Keeper,
     metrics::Metrics,
@@ -95,7 +96,9 @@ impl Operator {
             tasks: tasks.clone(),
             drain: args.door.drain_timeout.max(FLUSH + SPARE),
         };
-        serve(&tasks, &stop, admin, admin::router(metrics.clone(), readiness.clone()));
+        let clusters = Clusters::default();
+        let exporter = Exporter::new(clusters.clone(), args.poll_interval);
+        serve(&tasks, &stop, admin, admin::router(metrics.clone(), exporter, readiness.clone()));
         let chores = api.map(|api| {
             let mut settings = pve_api::Settings::default();
             settings.auth = args.api_auth;
@@ -125,7 +128,6 @@ impl Operator {
                     pve_api::first_token(&db).await;
                 }
             }
-            let clusters = Clusters::default();
             tasks.spawn(templates::run(
                 db.clone(),
                 clusters.clone(),

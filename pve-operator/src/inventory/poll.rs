@@ -5,25 +5,33 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::guard::Quorum;
-use crate::pve::Resources;
+use crate::pve::{ClusterStatus, Resources, Version};
 
 /// What one poll brought. The numbers that always move are read from here too.
 #[derive(Debug)]
 pub struct Poll {
     pub resources: Resources,
     pub membership: Arc<Membership>,
+    /// PVE's version on the node that was asked; None until it was asked for.
+    pub version: Option<Arc<Version>>,
+    /// When the answer was whole.
+    pub at: Instant,
     /// Asked about for every guest and storage, so looked up once.
     online: HashSet<String>,
 }
 
 impl Poll {
-    pub fn new(resources: Resources, membership: Arc<Membership>) -> Self {
+    pub fn new(
+        resources: Resources,
+        membership: Arc<Membership>,
+        version: Option<Arc<Version>>,
+    ) -> Self {
         let online = resources.nodes().iter().filter(|row| row.status.as_deref() == Some("online"));
         let online = online.map(|row| row.node.to_string()).collect();
-        Self { resources, membership, online }
+        Self { resources, membership, version, at: Instant::now(), online }
     }
 
     /// Whether the node can speak for its guests: listed, and online.
@@ -44,11 +52,13 @@ pub struct Membership {
     pub quorum: Quorum,
     /// Addresses by node name; empty without Sys.Audit.
     pub ips: HashMap<String, String>,
+    /// The answer itself; empty without Sys.Audit.
+    pub status: ClusterStatus,
 }
 
 impl Default for Membership {
     fn default() -> Self {
-        Self { quorum: Quorum::NotShown, ips: HashMap::new() }
+        Self { quorum: Quorum::NotShown, ips: HashMap::new(), status: ClusterStatus::default() }
     }
 }
 

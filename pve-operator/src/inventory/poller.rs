@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     metrics::ClusterMetrics,
-    pve::{ClusterStatus, ErrorClass, MIRROR, PveError, Reader, Resources},
+    pve::{ClusterStatus, ErrorClass, MIRROR, PveError, Reader, Resources, Version},
 };
 
 /// `/cluster/status` is read at every sixth poll, and whenever the nodes changed.
@@ -38,6 +38,7 @@ pub struct Poller {
     board: Board,
     metrics: Arc<ClusterMetrics>,
     membership: Arc<Membership>,
+    version: Option<Arc<Version>>,
     /// Node names and states of the poll that the membership was read after.
     nodes: BTreeMap<String, String>,
 }
@@ -49,7 +50,15 @@ impl Poller {
         board: Board,
         metrics: Arc<ClusterMetrics>,
     ) -> Self {
-        Self { reader, publish, board, metrics, membership: Arc::default(), nodes: BTreeMap::new() }
+        Self {
+            reader,
+            publish,
+            board,
+            metrics,
+            membership: Arc::default(),
+            version: None,
+            nodes: BTreeMap::new(),
+        }
     }
 
     /// Polls until told to stop. A failing cluster is asked as rarely as the client's circuit
@@ -108,7 +117,7 @@ impl Poller {
             self.metrics.skipped(resources.skipped());
         }
         let quorum = self.membership.quorum;
-        let poll = Poll::new(resources, Arc::clone(&self.membership));
+        let poll = Poll::new(resources, Arc::clone(&self.membership), self.version.clone());
         self.publish.send_replace(Some(Arc::new(poll)));
         self.metrics.polled(started.elapsed());
         self.board.note(|facts| {
@@ -128,16 +137,19 @@ impl Poller {
     /// Addresses and quorum; a token without Sys.Audit on `/` is not told.
     async fn membership(&self) -> Result<Membership, PveError> {
         match self.reader.cluster_status().await {
-            Ok(status) => Ok(of_status(&status)),
+            Ok(status) => Ok(of_status(status)),
             Err(error) if error.class() == ErrorClass::Forbidden => Ok(Membership::default()),
             Err(error) => Err(error),
         }
     }
 
     /// What changes rarely and is worth knowing: version, privileges, certificates. Best effort.
-    async fn look_around(&self) {
+    async fn look_around(&mut self) {
         match self.reader.version().await {
-            Ok(version) => self.board.note(|facts| facts.version = Some(version.version)),
+            Ok(version) => {
+                self.board.note(|facts| facts.version = Some(version.version.clone()));
+                self.version = Some(Arc::new(version));
+            }
             Err(error) => tracing::debug!(error = error.report(), "Version is not known"),
         }
         self.look_at_privileges().await;
@@ -165,9 +177,10 @@ fn node_states(resources: &Resources) -> BTreeMap<String, String> {
     resources.nodes().iter().map(state).collect()
 }
 
-fn of_status(status: &ClusterStatus) -> Membership {
+fn of_status(status: ClusterStatus) -> Membership {
     let ip = |node: &crate::pve::MemberNode| node.ip.map(|ip| (node.name.clone(), ip.to_string()));
-    Membership { quorum: status.into(), ips: status.nodes.iter().filter_map(ip).collect() }
+    let ips = status.nodes.iter().filter_map(ip).collect();
+    Membership { quorum: (&status).into(), ips, status }
 }
 
 /// What an error means to the person who looks at the cluster's status.

@@ -71,6 +71,10 @@ pub struct MemberNode {
     /// Whether this is the node that answered.
     pub local: bool,
     pub ip: Option<IpAddr>,
+    /// Corosync's number of it; 0 on a node that is in no cluster.
+    pub nodeid: Option<u64>,
+    /// Subscription level; empty for none.
+    pub level: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +88,10 @@ struct StatusRow {
     local: Option<bool>,
     #[serde(default, deserialize_with = "scalar")]
     ip: Option<String>,
+    #[serde(default, deserialize_with = "scalar")]
+    nodeid: Option<u64>,
+    #[serde(default, deserialize_with = "scalar")]
+    level: Option<String>,
     #[serde(default, deserialize_with = "scalar")]
     quorate: Option<bool>,
     #[serde(default, deserialize_with = "scalar")]
@@ -111,6 +119,8 @@ impl ClusterStatus {
                     online: row.online.unwrap_or(false),
                     local: row.local.unwrap_or(false),
                     ip: row.ip.and_then(|ip| ip.parse().ok()),
+                    nodeid: row.nodeid,
+                    level: row.level,
                 }),
                 _ => {}
             }

@@ -247,6 +247,8 @@ mod tests {
             online: true,
             local: *name == local,
             ip: ip.parse().ok(),
+            nodeid: None,
+            level: None,
         });
         ClusterStatus { nodes: nodes.collect(), ..ClusterStatus::default() }
     }

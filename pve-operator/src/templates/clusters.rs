@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use informer::InformerHandle;
 use parking_lot::{Mutex, RwLock};
 use schema::{ClusterId, Db};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::plan;
@@ -13,6 +16,7 @@ use crate::{
     inventory::{
         guard::Quorum,
         objects::{Guest, Node, Storage},
+        poll::Poll,
     },
     pve::{Changer, ErrorClass, PveError, Reader},
 };
@@ -32,22 +36,27 @@ pub struct Cluster {
     pub nodes: InformerHandle<Node>,
     pub guests: InformerHandle<Guest>,
     pub storages: InformerHandle<Storage>,
+    /// The last whole answer, from which the stores are filled.
+    pub polls: watch::Receiver<Option<Arc<Poll>>>,
     quorum: Mutex<Option<(Instant, Quorum)>>,
     leaving: CancellationToken,
     gone: CancellationToken,
 }
 
+/// What is known of a cluster without asking it.
+#[derive(Debug)]
+pub struct Caches {
+    pub nodes: InformerHandle<Node>,
+    pub guests: InformerHandle<Guest>,
+    pub storages: InformerHandle<Storage>,
+    /// The last whole answer, from which the stores are filled.
+    pub polls: watch::Receiver<Option<Arc<Poll>>>,
+}
+
 impl Cluster {
-    pub fn new(
-        id: ClusterId,
-        name: String,
-        db: Db,
-        reader: Reader,
-        nodes: InformerHandle<Node>,
-        guests: InformerHandle<Guest>,
-        storages: InformerHandle<Storage>,
-    ) -> Self {
+    pub fn new(id: ClusterId, name: String, db: Db, reader: Reader, caches: Caches) -> Self {
         let changer = Changer::new(&reader);
+        let Caches { nodes, guests, storages, polls } = caches;
         Self {
             id,
             name,
@@ -57,6 +66,7 @@ impl Cluster {
             nodes,
             guests,
             storages,
+            polls,
             quorum: Mutex::default(),
             leaving: CancellationToken::new(),
             gone: CancellationToken::new(),
@@ -123,7 +133,12 @@ impl Clusters {
         self.running.read().get(&id.0).cloned()
     }
 
-    /// Ids, and not the clusters themselves, so that none is held up while another one is worked on.
+    /// For a look that takes no time: while the answer lives, none of them can be left.
+    pub fn all(&self) -> Vec<Arc<Cluster>> {
+        self.running.read().values().cloned().collect()
+    }
+
+    /// To work on one after the other, so that none is held up by the others.
     pub fn ids(&self) -> Vec<ClusterId> {
         self.running.read().values().map(|cluster| cluster.id).collect()
     }

@@ -71,6 +71,10 @@ impl Metrics {
                 "Guests and files of ours that could not be removed yet.",
             )?,
         };
+        // From nothing to 1 is no increase to Prometheus, and people are woken by the first.
+        for result in ["available", "failed", "cancelled"] {
+            metrics.ended.with_label_values(&[result]);
+        }
         registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.failures.clone()))?;
         registry.register(Box::new(metrics.ended.clone()))?;

@@ -45,7 +45,7 @@ use informer::{
 use schema::{Db, image_url::ImageUrlKey, installation};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use clusters::{Cluster, Clusters};
+pub use clusters::{Caches, Cluster, Clusters};
 use metrics::Metrics;
 use reconciler::{Instances, Shared};
 use sending::Sending;

@@ -20,3 +20,4 @@ mod support;
 mod table_source;
 mod templates;
 mod tolerance;
+mod watching;
