@@ -1,8 +1,8 @@
-//! Many clusters in one operator: its CPU, its memory, and how long a change takes into the
-//! tables. Operator and simulators are processes of their own on this machine.
+//! Many clusters, followed by one operator or by several that share them: CPU, memory, and how long a
+//! change takes into the tables. Operators and simulators are processes of their own on this machine.
 //!
-//! `FLEET_SECONDS`, `FLEET_QUIET_SECONDS`, `FLEET_CLUSTERS`, `FLEET_NODES`, `FLEET_GUESTS` and
-//! `DATABASE_URL` say how large, how long and where; README.md has the defaults.
+//! `FLEET_SECONDS`, `FLEET_QUIET_SECONDS`, `FLEET_OPERATORS`, `FLEET_CLUSTERS`, `FLEET_NODES`,
+//! `FLEET_GUESTS` and `DATABASE_URL` say how large, how long and where; README.md has the defaults.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -34,6 +34,7 @@ const LAST_PATIENCE: Duration = Duration::from_secs(30);
 struct Fleet {
     seconds: Duration,
     quiet: Duration,
+    operators: usize,
     clusters: usize,
     nodes: usize,
     guests: usize,
@@ -44,6 +45,7 @@ impl Fleet {
         Ok(Self {
             seconds: Duration::from_secs(number("FLEET_SECONDS", 60)?),
             quiet: Duration::from_secs(number("FLEET_QUIET_SECONDS", 60)?),
+            operators: number("FLEET_OPERATORS", 1)?,
             clusters: number("FLEET_CLUSTERS", 50)?,
             nodes: number("FLEET_NODES", 10)?,
             guests: number("FLEET_GUESTS", 200)?,
@@ -74,25 +76,35 @@ async fn measure(
     figure("fleet/database", db.url());
     figure(
         "fleet/size",
-        format_args!("{} clusters, {} nodes, {} guests", fleet.clusters, fleet.nodes, fleet.guests),
+        format_args!(
+            "{} operators, {} clusters, {} nodes, {} guests",
+            fleet.operators, fleet.clusters, fleet.nodes, fleet.guests
+        ),
     );
 
     let log = folder.join("operator.log");
-    let (operator, admin) = start_operator(&url, POLL, &log)?;
-    let mut all = Run { db, operator, sims, admin };
+    let mut operators = vec![start_operator(&url, POLL, &log)?];
+    for number in 1..fleet.operators {
+        let log = folder.join(format!("operator-{number}.log"));
+        operators.push(start_operator(&url, POLL, &log)?);
+    }
+    let mut all = Run { db, operators, sims };
     with_last_words(all.all(fleet, clusters, &ids).await, &log)
 }
 
 /// All that runs.
 struct Run {
     db: Db,
-    operator: Process,
+    /// Each with host and port of its `/metrics`.
+    operators: Vec<(Process, String)>,
     sims: Process,
-    /// Host and port of the operator's `/metrics`.
-    admin: String,
 }
 
 impl Run {
+    fn check(&mut self) -> anyhow::Result<()> {
+        self.operators.iter_mut().try_for_each(|(operator, _)| operator.check())
+    }
+
     async fn all(
         &mut self,
         fleet: &Fleet,
@@ -113,13 +125,13 @@ impl Run {
         changes.make(&self.db, fleet.seconds).await?;
         self.report_cpu("", &before)?;
         changes.wait_for_the_last(&self.db).await?;
-        self.operator.check()?;
+        self.check()?;
 
         let rows = self.rows_written().await? - written;
         changes.report();
         figure("fleet/rows_written_for_changes", rows);
         self.memory("end")?;
-        figure("fleet/rss_peak_mib", format_args!("{:.1}", self.operator.memory_mib("VmHWM")?));
+        figure("fleet/rss_peak_mib", format_args!("{:.1}", self.most_memory_mib("VmHWM")?));
         Ok(())
     }
 
@@ -134,7 +146,7 @@ impl Run {
         let guests = wait.await?;
         figure("fleet/sync_details_s", format_args!("{:.1}", started.elapsed().as_secs_f64()));
         self.report_cpu("sync_", &before)?;
-        self.operator.check()?;
+        self.check()?;
         Ok(guests)
     }
 
@@ -152,26 +164,46 @@ impl Run {
     }
 
     async fn rows_written(&self) -> anyhow::Result<f64> {
-        let metrics = http::get(&self.admin, "/metrics").await?;
-        Ok(http::sum_of(&metrics, "pve_operator_rows_written_total"))
+        let mut rows = 0.0;
+        for (_, admin) in &self.operators {
+            let metrics = http::get(admin, "/metrics").await?;
+            rows += http::sum_of(&metrics, "pve_operator_rows_written_total");
+        }
+        Ok(rows)
     }
 
     fn memory(&self, when: &str) -> anyhow::Result<()> {
-        let rss = self.operator.memory_mib("VmRSS")?;
+        let rss = self.most_memory_mib("VmRSS")?;
         figure(&format!("fleet/rss_{when}_mib"), format_args!("{rss:.1}"));
         Ok(())
     }
 
+    /// Of the operator that takes the most.
+    fn most_memory_mib(&self, which: &str) -> anyhow::Result<f64> {
+        let mut most = 0.0_f64;
+        for (operator, _) in &self.operators {
+            most = most.max(operator.memory_mib(which)?);
+        }
+        Ok(most)
+    }
+
     fn cpu(&self) -> anyhow::Result<Cpu> {
-        Ok(Cpu { at: Instant::now(), operator: self.operator.cpu()?, sims: self.sims.cpu()? })
+        let operators = self.operators.iter().map(|(operator, _)| operator.cpu());
+        let operators = operators.collect::<anyhow::Result<_>>()?;
+        Ok(Cpu { at: Instant::now(), operators, sims: self.sims.cpu()? })
     }
 
     fn report_cpu(&self, phase: &str, before: &Cpu) -> anyhow::Result<()> {
         let now = self.cpu()?;
         let wall = (now.at - before.at).as_secs_f64();
         let percent = |used: Duration| format!("{:.1}", used.as_secs_f64() / wall * 100.0);
-        let operator = percent(now.operator.saturating_sub(before.operator));
-        figure(&format!("fleet/{phase}cpu_percent_of_a_core"), operator);
+        let pairs = now.operators.iter().zip(&before.operators);
+        let used: Vec<Duration> = pairs.map(|(now, before)| now.saturating_sub(*before)).collect();
+        figure(&format!("fleet/{phase}cpu_percent_of_a_core"), percent(used.iter().sum()));
+        if used.len() > 1 {
+            let each: Vec<String> = used.into_iter().map(percent).collect();
+            figure(&format!("fleet/{phase}cpu_percent_of_each"), each.join(" "));
+        }
         let sims = percent(now.sims.saturating_sub(before.sims));
         figure(&format!("fleet/{phase}simulators_cpu_percent"), sims);
         Ok(())
@@ -181,7 +213,7 @@ impl Run {
 /// Time on CPUs at one moment.
 struct Cpu {
     at: Instant,
-    operator: Duration,
+    operators: Vec<Duration>,
     sims: Duration,
 }
 
