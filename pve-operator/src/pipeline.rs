@@ -6,7 +6,7 @@ use informer::{Backoff, InformerHandle, SharedIndexInformer, SubscribeOptions};
 use schema::{
     ClusterId, Db, DbError, cluster::Cluster, cluster_status, guest, node, secret::Secret, storage,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -32,6 +32,9 @@ use crate::{
 
 /// A source waits for the poller, which has deadlines of its own.
 const FOREVER: Duration = Duration::from_hours(365 * 24);
+
+/// How long requests that are under way at the end have for their answers.
+const LAST_REQUESTS: Duration = Duration::from_secs(6);
 
 /// How often things happen; the same for every cluster.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +134,11 @@ impl Pipeline {
         facts.mistake.is_some() || matches!(facts.connection, Connection::Failing(_))
     }
 
+    /// Whether it has ended, told to or not.
+    pub fn has_ended(&self) -> bool {
+        self.done.is_finished()
+    }
+
     /// Returns when nothing of it runs any more: it asks and writes nothing from then on.
     pub async fn stopped(self) {
         self.stop.cancel();
@@ -146,10 +154,11 @@ impl Pipeline {
 
 async fn run(shared: Shared, wanted: Wanted, lease: Lease, board: Board, stop: CancellationToken) {
     let reporter = Arc::new(shared.metrics.cluster(&wanted.name));
-    let tasks = TaskTracker::new();
+    let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
     match wanted.client(shared.first_use) {
         Ok(mut config) => {
             config.lease = Some(lease.clone());
+            config.cut = cut.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = lease.over() => stop.cancel(),
@@ -177,7 +186,10 @@ async fn run(shared: Shared, wanted: Wanted, lease: Lease, board: Board, stop: C
         () = lease.over() => stop.cancel(),
     }
     tasks.close();
-    tasks.wait().await;
+    if timeout(LAST_REQUESTS, tasks.wait()).await.is_err() {
+        cut.cancel();
+        tasks.wait().await;
+    }
 }
 
 /// What the tables held when the pipeline started.

@@ -14,7 +14,7 @@ use crate::{
     args::{DatabaseArgs, FirstUse, RunArgs},
     exporter::Exporter,
     inventory::writer::FLUSH,
-    lease::Keeper,
+    lease::{Keeper, LEAVE},
     metrics::Metrics,
     pipeline::{Pace, Shared},
     pve,
@@ -94,7 +94,7 @@ impl Operator {
             readiness: readiness.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
-            drain: args.door.drain_timeout.max(FLUSH + SPARE),
+            drain: args.door.drain_timeout.max(FLUSH + LEAVE + SPARE),
         };
         let clusters = Clusters::default();
         let exporter = Exporter::new(clusters.clone(), args.poll_interval);
@@ -115,7 +115,7 @@ impl Operator {
         });
         let mirroring = async move {
             database(&db, args.migrate).await?;
-            let keeper = keeper(args, &db, &metrics)?;
+            let keeper = keeper(args, &metrics)?;
             if let Some(chores) = chores {
                 let stopped = stop.clone();
                 tasks.spawn(async move {
@@ -217,9 +217,11 @@ async fn database(db: &Db, migrate: bool) -> Result<(), DbError> {
     }
 }
 
-fn keeper(args: &RunArgs, db: &Db, metrics: &Metrics) -> anyhow::Result<Keeper> {
+fn keeper(args: &RunArgs, metrics: &Metrics) -> anyhow::Result<Keeper> {
     let identity = args.identity.clone().unwrap_or_else(host_name);
-    let keeper = Keeper::new(db.clone(), &identity, args.lease_ttl, metrics.registry())?;
+    // A pool of its own: a renewal does not wait for who writes.
+    let db = Db::open(&args.database.database_url)?;
+    let keeper = Keeper::new(db, &identity, args.lease_ttl, metrics.registry())?;
     tracing::debug!(holder = %keeper.name(), "Known to other operators");
     Ok(keeper)
 }
@@ -229,8 +231,9 @@ fn follow(tasks: &TaskTracker, supervisor: Supervisor, keeper: Keeper, stop: Can
     let all_stopped = CancellationToken::new();
     tasks.spawn(keeper.run(all_stopped.clone()));
     tasks.spawn(async move {
+        // Also if it panics: then others are to follow them.
+        let _stopped = all_stopped.drop_guard();
         supervisor.run(stop).await;
-        all_stopped.cancel();
     });
 }
 

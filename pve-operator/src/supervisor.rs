@@ -13,6 +13,7 @@ use schema::{
     secret::{Secret, SecretKeys, reveal},
     sweep::{orphan_cluster_ids, sweep_cluster},
 };
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -31,6 +32,12 @@ const OFTEN: Duration = Duration::from_secs(1);
 /// How often other tables are searched for clusters that are gone.
 const LEFTOVERS: Duration = Duration::from_secs(10);
 
+/// However rarely clusters are checked: the keeper of the leases takes silence for a fault.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A database that answers later is one that does not answer.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+
 /// The reason in the status of a cluster with `is_enabled` 0.
 const DISABLED: &str = "Disabled";
 
@@ -46,6 +53,10 @@ pub struct Supervisor {
     readiness: Readiness,
     check_interval: Duration,
     running: BTreeMap<i64, Pipeline>,
+    /// Told to stop, and not waited for: one that takes long delays no other cluster.
+    stopping: BTreeMap<i64, JoinHandle<()>>,
+    /// One of them has stopped.
+    stopped: Arc<Notify>,
     /// Clusters whose row cannot be used, by what was said about it.
     broken: BTreeMap<i64, String>,
     /// Clusters whose status says that they are disabled.
@@ -94,6 +105,8 @@ impl Supervisor {
             readiness,
             check_interval,
             running: BTreeMap::new(),
+            stopping: BTreeMap::new(),
+            stopped: Arc::default(),
             broken: BTreeMap::new(),
             disabled: BTreeSet::new(),
             tasks: TaskTracker::new(),
@@ -134,8 +147,9 @@ impl Supervisor {
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pause.min(LONGEST_PAUSE)) => {}
                 () = self.leases.changed() => {}
+                () = self.stopped.notified() => next_leftovers = tokio::time::Instant::now(),
             }
         }
         self.readiness.set(false);
@@ -148,7 +162,12 @@ impl Supervisor {
 
     /// Looks, decides, acts; answers how many clusters there are.
     async fn check(&mut self, with_leftovers: bool) -> Result<usize, DbError> {
-        let seen = look(&self.shared.db, with_leftovers).await?;
+        let seen = timeout(LONGEST_LOOK, look(&self.shared.db, with_leftovers)).await;
+        let seen = seen.map_err(|_| DbError::Unavailable {
+            target: self.shared.db.url().to_string(),
+            source: "no answer in time".into(),
+        })??;
+        self.stopping.retain(|_, task| !task.is_finished());
         let (enabled, disabled): (Vec<_>, Vec<_>) =
             seen.rows.iter().partition(|row| row.is_enabled.0);
         let (enabled_ids, disabled_ids) = (ids(&enabled), ids(&disabled));
@@ -172,24 +191,33 @@ impl Supervisor {
             }
         }
         let known = &enabled_ids | &disabled_ids;
-        let running = self.running.iter().map(|(id, it)| (*id, Config::of(it))).collect();
-        let acts = plan(&wanted, &known, &unsaid, &running, &seen.leftovers);
-        // All at once: each of them is waited for.
-        for act in &acts {
-            if let Act::Stop(id) = act
-                && let Some(pipeline) = self.running.get(id)
-            {
-                pipeline.stop();
-            }
+        // One that ended by itself is not one that runs.
+        let ended: Vec<i64> =
+            self.running.iter().filter(|(_, it)| it.has_ended()).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.stop(id);
         }
-        for act in acts {
-            self.act(act, &mut wanted, &held).await?;
+        let running = self.running.iter().map(|(id, it)| (*id, Config::of(it))).collect();
+        let mut failed = None;
+        for act in plan(&wanted, &known, &unsaid, &running, &seen.leftovers) {
+            // What goes wrong with one cluster is none of the others' business.
+            match self.act(act, &mut wanted, &held).await {
+                Ok(()) | Err(DbError::Fenced { .. }) => {}
+                Err(error) => failed = Some(error),
+            }
         }
         // Now that nobody else writes their status.
         for (row, lease, mistake) in mistakes {
-            self.report_broken(row, lease, mistake).await?;
+            match self.report_broken(row, lease, mistake).await {
+                Ok(()) | Err(DbError::Fenced { .. }) => {}
+                Err(error) => failed = Some(error),
+            }
         }
-        self.leases.give_back(|id| self.running.contains_key(&id));
+        self.leases
+            .give_back(|id| self.running.contains_key(&id) || self.stopping.contains_key(&id));
+        if let Some(error) = failed {
+            return Err(error);
+        }
         let failed = self.broken.len() + self.running.values().filter(|it| it.is_failing()).count();
         let ours = self.running.len() + self.broken.len();
         self.shared.metrics.set_clusters(ours.saturating_sub(failed), failed, disabled.len());
@@ -204,6 +232,9 @@ impl Supervisor {
     ) -> Result<(), DbError> {
         let db = &self.shared.db;
         match act {
+            // The next check does it: one that was told to stop may still write.
+            Act::Start(id) | Act::Disable(id) | Act::Sweep(id)
+                if self.stopping.contains_key(&id) => {}
             Act::Start(id) => {
                 if let Some(Config { wanted, lease }) = wanted.remove(&id) {
                     tracing::info!(cluster = wanted.name, "Following the cluster");
@@ -211,11 +242,7 @@ impl Supervisor {
                     self.running.insert(id, pipeline);
                 }
             }
-            Act::Stop(id) => {
-                let Some(pipeline) = self.running.remove(&id) else { return Ok(()) };
-                tracing::info!(cluster = pipeline.wanted.name, "No longer following the cluster");
-                pipeline.stopped().await;
-            }
+            Act::Stop(id) => self.stop(id),
             Act::Disable(id) => {
                 let Some(lease) = held.get(&id) else { return Ok(()) };
                 if let Some(status) = disabled_status(db, ClusterId(id)).await? {
@@ -240,10 +267,22 @@ impl Supervisor {
         Ok(())
     }
 
+    fn stop(&mut self, id: i64) {
+        let Some(pipeline) = self.running.remove(&id) else { return };
+        tracing::info!(cluster = pipeline.wanted.name, "No longer following the cluster");
+        pipeline.stop();
+        let stopped = Arc::clone(&self.stopped);
+        let waiting = self.tasks.spawn(async move {
+            pipeline.stopped().await;
+            stopped.notify_one();
+        });
+        self.stopping.insert(id, waiting);
+    }
+
     /// Finds the disabled clusters whose status says so already: nobody needs a lease for those.
     async fn find_disabled(&mut self, disabled: &BTreeSet<i64>) -> Result<(), DbError> {
         for id in disabled - &self.disabled {
-            let ours = self.running.contains_key(&id);
+            let ours = self.running.contains_key(&id) || self.stopping.contains_key(&id);
             if !ours && disabled_status(&self.shared.db, ClusterId(id)).await?.is_none() {
                 self.disabled.insert(id);
             }

@@ -161,7 +161,17 @@ impl Db {
     {
         let mut collisions = 0;
         loop {
-            match self.attempt(Begin::Write, &work).await {
+            let attempt = self.attempt(Begin::Write, &work);
+            let outcome = match &self.fence {
+                // Who gives a lease back waits for what is under way: a dead connection is no reason
+                // to wait for ever.
+                Some(_) => tokio::time::timeout(FENCED, attempt).await.unwrap_or_else(|_| {
+                    let source = "no answer in time".into();
+                    Err(DbError::Unavailable { target: self.url.to_string(), source })
+                }),
+                None => attempt.await,
+            };
+            match outcome {
                 Err(DbError::Busy { .. }) if collisions < COLLISIONS => {
                     collisions += 1;
                     let longest = FIRST_PAUSE * 2_u32.pow(collisions);
@@ -346,6 +356,9 @@ impl Conn {
         Ok(on!(self, c => c.batch_execute(sql).await)?)
     }
 }
+
+/// The longest that a change under a lease may take.
+const FENCED: Duration = Duration::from_secs(30);
 
 type AnsiSync = diesel::connection::AnsiTransactionManager;
 

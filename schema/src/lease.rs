@@ -24,6 +24,9 @@ use diesel::sql_types;
 use crate::sql::{self, Sql};
 use crate::{Backend, ClusterId, Conn, Db, DbError, Timestamp};
 
+/// No lease lasts longer, whatever the database's clock did since.
+pub const LONGEST: Duration = Duration::from_hours(1);
+
 /// Under which lease changes are made.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fence {
@@ -83,13 +86,14 @@ struct ReplicaRow {
 
 /// Reads all of it.
 pub async fn look(conn: &mut Conn) -> Result<Seen, DbError> {
-    let now = now(conn);
+    let (now, far) = (now(conn), after(conn, LONGEST));
     let leases = Sql::new(&format!(
         "SELECT cluster_id, holder, epoch, expires_at, {now} AS moment FROM cluster_lease"
     ));
     let leases = sql::fetch::<LeaseRow>(conn, &leases).await?;
     let replicas = Sql::new(&format!(
-        "SELECT name FROM operator_replica WHERE expires_at > {now} ORDER BY gmt_create, name"
+        "SELECT name FROM operator_replica WHERE expires_at > {now} AND expires_at <= {far} \
+         ORDER BY gmt_create, name"
     ));
     let replicas = sql::fetch::<ReplicaRow>(conn, &replicas).await?;
     Ok(Seen {
@@ -97,6 +101,8 @@ pub async fn look(conn: &mut Conn) -> Result<Seen, DbError> {
             .into_iter()
             .map(|row| {
                 let left = (row.expires_at - row.moment).to_std().unwrap_or_default();
+                // The database's clock was ahead when this was written: nobody waits for that long.
+                let left = if left > LONGEST { Duration::ZERO } else { left };
                 (row.cluster_id.0, Lease { holder: row.holder, epoch: row.epoch, left })
             })
             .collect(),
@@ -112,6 +118,8 @@ pub async fn renew(conn: &mut Conn, holder: &Holder) -> Result<(), DbError> {
     let alive = Sql::new(&format!("UPDATE operator_replica SET expires_at = {end} WHERE name = "))
         .bind(&*holder.name);
     if sql::execute(conn, &alive).await? == 0 {
+        let dead = Sql::new(&format!("DELETE FROM operator_replica WHERE expires_at < {now}"));
+        sql::execute(conn, &dead).await?;
         let come = Sql::new("INSERT INTO operator_replica (name, expires_at) VALUES (")
             .bind(&*holder.name)
             .push(&format!(", {end})"));
@@ -121,17 +129,32 @@ pub async fn renew(conn: &mut Conn, holder: &Holder) -> Result<(), DbError> {
             outcome => outcome?,
         };
     }
-    let leases = Sql::new(&format!(
+    let renewed = Sql::new(&format!(
         "UPDATE cluster_lease SET expires_at = {end}, gmt_modified = {now} \
          WHERE expires_at > {now} AND holder = "
     ))
     .bind(&*holder.name);
-    sql::execute(conn, &leases).await?;
+    if conn.backend() == Backend::Mysql {
+        // A change under way keeps its row; the others need not wait for it.
+        let free = Sql::new(&format!(
+            "SELECT cluster_id AS n FROM cluster_lease WHERE expires_at > {now} AND holder = "
+        ))
+        .bind(&*holder.name)
+        .push(" FOR UPDATE SKIP LOCKED");
+        let free = sql::numbers(conn, &free).await?;
+        if !free.is_empty() {
+            sql::execute(conn, &renewed.push(" AND cluster_id IN ").list(free)).await?;
+        }
+    } else {
+        // PostgreSQL lets a row be renewed while a change holds its key.
+        sql::execute(conn, &renewed).await?;
+    }
     Ok(())
 }
 
 /// Takes leases that were seen to be free, each with the epoch that it was seen with; says how many
-/// it got. Those that somebody else took meanwhile are left alone.
+/// it got. Those that somebody else took meanwhile are left alone, and so are those under which a
+/// change is still under way: nobody is waited for.
 ///
 /// Call it within [`crate::Db::write`].
 pub async fn take(
@@ -140,11 +163,27 @@ pub async fn take(
     free: &BTreeMap<i64, Option<i64>>,
 ) -> Result<u64, DbError> {
     let (now, end) = (now(conn), after(conn, holder.ttl));
-    let expired = if holder.alone { String::new() } else { format!(" AND expires_at <= {now}") };
+    let far = after(conn, LONGEST);
+    let expired = if holder.alone {
+        String::new()
+    } else {
+        format!(" AND (expires_at <= {now} OR expires_at > {far})")
+    };
     let mut taken = 0;
     // In the order of their ids, so that two who take the same ones do not wait for each other.
     for (id, seen) in free {
         let row = if let Some(epoch) = seen {
+            if conn.backend() != Backend::Sqlite {
+                let free =
+                    Sql::new("SELECT cluster_id AS n FROM cluster_lease WHERE cluster_id = ")
+                        .bind(*id)
+                        .and("epoch", Some(*epoch))
+                        .push(&expired)
+                        .push(" FOR UPDATE SKIP LOCKED");
+                if sql::numbers(conn, &free).await?.is_empty() {
+                    continue;
+                }
+            }
             Sql::new(&format!(
                 "UPDATE cluster_lease SET expires_at = {end}, gmt_modified = {now}, \
                  epoch = epoch + 1, holder = "
@@ -225,7 +264,8 @@ pub(crate) async fn check(conn: &mut Conn, fence: &Fence) -> Result<(), DbError>
             // It has one writer at a time.
             Backend::Sqlite => "",
             Backend::Mysql => " LOCK IN SHARE MODE",
-            Backend::Postgres => " FOR SHARE",
+            // Keeps takers out, who lock for update, and lets it be renewed.
+            Backend::Postgres => " FOR KEY SHARE",
         })
         .prepared_once();
     match sql::number(conn, &row).await {
@@ -250,7 +290,9 @@ pub struct Sole {
 /// [`DbError::InUse`] if there is another one.
 pub fn sole(db: &Db) -> Result<Option<Sole>, DbError> {
     let Some(file) = db.url().file() else { return Ok(None) };
-    let mut path = file.as_os_str().to_owned();
+    // The file itself, by whatever name: a link leads to the same lock.
+    let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let mut path = file.into_os_string();
     path.push(".operator-lock");
     let locked = || {
         let file =

@@ -188,17 +188,21 @@ pub(crate) async fn insert(conn: &mut Conn, sql: Sql<'_>) -> Result<i64, DbError
     number(conn, &sql.push(" RETURNING id AS n")).await
 }
 
+#[derive(QueryableByName)]
+struct Number {
+    #[diesel(sql_type = BigInt)]
+    n: i64,
+}
+
 /// The number in column `n` of the first row.
 pub(crate) async fn number(conn: &mut Conn, sql: &Sql<'_>) -> Result<i64, DbError> {
-    #[derive(QueryableByName)]
-    struct Number {
-        #[diesel(sql_type = BigInt)]
-        n: i64,
-    }
-    first::<Number>(conn, sql)
-        .await?
-        .map(|row| row.n)
-        .ok_or(DbError::Query(diesel::result::Error::NotFound))
+    let first = first::<Number>(conn, sql).await?;
+    first.map(|row| row.n).ok_or(DbError::Query(diesel::result::Error::NotFound))
+}
+
+/// The numbers in column `n`.
+pub(crate) async fn numbers(conn: &mut Conn, sql: &Sql<'_>) -> Result<Vec<i64>, DbError> {
+    Ok(fetch::<Number>(conn, sql).await?.into_iter().map(|row| row.n).collect())
 }
 
 /// A row's id beside some of its columns.

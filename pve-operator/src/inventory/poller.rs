@@ -79,6 +79,8 @@ impl Poller {
             };
             match polled {
                 Ok(()) => (good_polls, refusals) = (good_polls + 1, 0),
+                // That is no news of the cluster, and what there is is for others to tell.
+                Err(error) if error.class() == ErrorClass::NotOurs => return,
                 Err(error) => {
                     self.metrics.poll_failed(error.class().as_str());
                     tracing::debug!(error = error.report(), "Poll failed");

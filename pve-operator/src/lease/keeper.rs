@@ -25,7 +25,7 @@ const ALONE: Duration = Duration::from_secs(30);
 const TTL_ALONE: Duration = Duration::from_hours(1);
 
 /// For how long it is tried to give everything back at the end. What is not given back expires.
-const LEAVE: Duration = Duration::from_secs(5);
+pub const LEAVE: Duration = Duration::from_secs(5);
 
 /// Keeps the leases of this process.
 #[derive(Debug)]
@@ -83,11 +83,13 @@ impl Keeper {
         let pause = if self.holder.alone { ALONE } else { TURN.min(self.holder.ttl / 5) };
         loop {
             // An answer that takes longer is of no use: by then the leases are over.
-            let outcome = timeout(self.holder.ttl, self.turn()).await;
-            self.told(outcome.unwrap_or_else(|_| Err(too_slow())));
+            let longest = (self.holder.ttl / 3).max(TURN);
+            let outcome = timeout(longest, self.turn()).await.unwrap_or_else(|_| Err(too_slow()));
+            let again = if outcome.is_ok() { pause } else { pause.min(TURN) };
+            self.told(outcome);
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(again) => {}
                 () = self.leases.asked.notified() => {}
             }
         }
@@ -103,6 +105,13 @@ impl Keeper {
     /// Looks, decides, acts.
     async fn turn(&mut self) -> Result<(), DbError> {
         let (began, holder) = (Instant::now(), &self.holder);
+        let (wanted, said) = {
+            let state = self.leases.state.lock();
+            (state.wanted.clone(), state.said)
+        };
+        if !holder.alone && said.is_some_and(|said| said.elapsed() > silence(holder.ttl)) {
+            return Err(nobody_follows());
+        }
         let seen = if began >= self.next_renewal {
             let write = self.db.write(async |conn| {
                 lease::renew(conn, holder).await?;
@@ -115,7 +124,6 @@ impl Keeper {
             self.db.read(lease::look).await?
         };
         self.take_in(began, &seen);
-        let wanted = self.leases.state.lock().wanted.clone();
         let share = share(&holder.name, holder.alone, &wanted, &seen);
         let back = self.leases.set_surplus(share.surplus);
         let mut seen = seen;
@@ -157,8 +165,9 @@ impl Keeper {
         let mut acquired = Vec::new();
         for id in seen.leases.keys().copied() {
             let Some(row) = ours(id) else { continue };
-            let until =
-                (!holder.alone).then(|| began + row.left - margin(holder.ttl).min(row.left));
+            // However long the database says: its clock may have been set back.
+            let left = row.left.min(holder.ttl).saturating_sub(margin(holder.ttl));
+            let until = (!holder.alone).then(|| began + left);
             if let Some(held) = state.held.get(&id) {
                 held.extend(until);
                 continue;
@@ -200,6 +209,8 @@ impl Keeper {
             Ok(()) => self.failures = 0,
             Err(error) => {
                 self.metrics.renew_errors.inc();
+                let held = self.leases.held().len();
+                self.metrics.held.set(gauge(held));
                 if self.failures == 0 {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
@@ -229,6 +240,18 @@ impl Leases {
 /// By how much we stop before the database lets others begin.
 fn margin(ttl: Duration) -> Duration {
     ttl / 5
+}
+
+/// How long the supervisor may say nothing before its clusters are left to others.
+fn silence(ttl: Duration) -> Duration {
+    (ttl * 2).max(Duration::from_mins(1))
+}
+
+fn nobody_follows() -> DbError {
+    DbError::Unavailable {
+        target: "the leases".to_owned(),
+        source: "clusters are not followed: the check of pve_cluster does not end".into(),
+    }
 }
 
 fn too_slow() -> DbError {

@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use keeper::Keeper;
+pub use keeper::{Keeper, LEAVE};
 
 /// The right to work on one cluster, until it is over. Clones are the same lease.
 #[derive(Clone, Debug)]
@@ -65,7 +65,11 @@ impl Lease {
     /// Whether nothing may be done any more. Asks the clock, so it is right in a process that stood
     /// still, before any task of it could tell.
     pub fn is_over(&self) -> bool {
-        self.0.over.is_cancelled() || self.until().is_some_and(|until| Instant::now() >= until)
+        if self.until().is_some_and(|until| Instant::now() >= until) {
+            // For good: whoever was told must not see it come back by a renewal that was late.
+            self.end();
+        }
+        self.0.over.is_cancelled()
     }
 
     /// Returns when nothing may be done any more.
@@ -125,6 +129,8 @@ pub struct Leases {
 #[derive(Debug, Default)]
 struct State {
     wanted: BTreeSet<i64>,
+    /// When the supervisor last said so.
+    said: Option<Instant>,
     held: BTreeMap<i64, Lease>,
     /// Held, and to be given back once nothing of it runs.
     surplus: BTreeSet<i64>,
@@ -133,8 +139,11 @@ struct State {
 
 impl Leases {
     /// Says which clusters somebody should hold.
+    ///
+    /// Say it often: leases of an operator whose supervisor says nothing are left to others.
     pub fn want(&self, clusters: BTreeSet<i64>) {
         let mut state = self.state.lock();
+        state.said = Some(Instant::now());
         if state.wanted != clusters {
             state.wanted = clusters;
             drop(state);

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use schema::{cluster_access, lease::Fence};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use url::{Url, form_urlencoded};
 
 use super::{
@@ -44,6 +45,8 @@ pub struct ClientConfig {
     pub observer: Option<Arc<dyn RequestObserver>>,
     /// Once it is over nothing is asked any more, and what is under way is dropped.
     pub lease: Option<Lease>,
+    /// The same, for another reason: nobody needs the answers any more.
+    pub cut: CancellationToken,
 }
 
 impl ClientConfig {
@@ -63,6 +66,7 @@ impl ClientConfig {
             max_body_bytes: 64 << 20,
             observer: None,
             lease: None,
+            cut: CancellationToken::new(),
         })
     }
 }
@@ -115,6 +119,7 @@ pub(crate) struct Client {
     max_body_bytes: usize,
     observer: Option<Arc<dyn RequestObserver>>,
     lease: Option<Lease>,
+    cut: CancellationToken,
 }
 
 /// What to ask, or to change.
@@ -210,6 +215,7 @@ impl Client {
             max_body_bytes: config.max_body_bytes,
             observer: config.observer,
             lease: config.lease,
+            cut: config.cut,
         })
     }
 
@@ -219,14 +225,20 @@ impl Client {
         call: &Call<'_>,
         exchange: impl Future<Output = Result<Bytes, PveError>>,
     ) -> Result<Bytes, PveError> {
-        let Some(lease) = &self.lease else { return exchange.await };
         let not_ours = |sent| PveError::NotOurs { request: call.name(), sent };
-        if lease.is_over() {
+        let over = async {
+            match &self.lease {
+                Some(lease) => lease.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        if self.cut.is_cancelled() || self.lease.as_ref().is_some_and(Lease::is_over) {
             return Err(not_ours(false));
         }
         tokio::select! {
             biased;
-            () = lease.over() => Err(not_ours(true)),
+            () = over => Err(not_ours(true)),
+            () = self.cut.cancelled() => Err(not_ours(true)),
             outcome = exchange => outcome,
         }
     }

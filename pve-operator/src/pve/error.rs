@@ -68,8 +68,9 @@ pub enum PveError {
     /// The answer's body is longer than we are ready to hold.
     #[error("the answer to {request} is longer than {limit_bytes} bytes")]
     TooLarge { request: String, limit_bytes: usize },
-    /// Another operator may work on the cluster by now: not sent, or given up while it was under way.
-    #[error("{request} was given up: this operator no longer holds the cluster's lease")]
+    /// We do not follow the cluster any more, and another operator may: not sent, or given up while it
+    /// was under way.
+    #[error("{request} was given up: this operator no longer follows the cluster")]
     NotOurs { request: String, sent: bool },
     /// Not sent: the target failed lately and is left alone until its pause is over.
     #[error("{target} failed lately; it is asked again in {} s", retry_after.as_secs_f64().ceil())]

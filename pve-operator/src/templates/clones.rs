@@ -19,7 +19,7 @@ use super::{
     clusters::Cluster,
     look::may_be_missing,
     names::{Marker, guest_name},
-    pass::{PassError, refusal_of},
+    pass::{PassError, refusal_of, since},
     plan::Node,
     preflight,
     reconciler::{Shared, left_to_others},
@@ -105,8 +105,7 @@ impl Pass<'_> {
     }
 
     fn is_unanswered(&self) -> bool {
-        let age = self.told.asked_at.and_then(|at| (schema::now() - at).to_std().ok());
-        age.is_some_and(|age| age < self.shared.settings.patience)
+        self.told.asked_at.is_some_and(|at| since(at) < self.shared.settings.patience)
     }
 
     async fn reserve(mut self) -> Result<Action, PassError> {
@@ -296,6 +295,7 @@ impl Pass<'_> {
         let inherited = config.tags().any(|tag| tag == "pvet");
         let delete: &[&str] = if inherited { &["tags"] } else { &[] };
         if !pairs.is_empty() || inherited {
+            self.cluster.still_ours().await?;
             self.cluster.changer.set_config(node, vmid, &pairs, delete).await?;
         }
         let seen = self.cluster.guests.store().get(&vmid.get());

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use informer::InformerHandle;
 use parking_lot::{Mutex, RwLock};
-use schema::{ClusterId, Db};
+use schema::{ClusterId, Db, DbError};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -71,6 +71,16 @@ impl Cluster {
             leaving: CancellationToken::new(),
             gone: CancellationToken::new(),
         }
+    }
+
+    /// Makes sure by the database that nobody else has the cluster: before a change of PVE that no
+    /// change of a row comes before.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::Fenced`] if somebody has.
+    pub async fn still_ours(&self) -> Result<(), DbError> {
+        self.db.write(async |_| Ok(())).await
     }
 
     /// Returns when the cluster can not be worked on any more: what takes long ends then.

@@ -198,6 +198,7 @@ async fn guest(
     if !ours || used {
         return Ok(Outcome::Gone);
     }
+    cluster.still_ours().await?;
     match cluster.changer.destroy_guest(&node, vmid).await {
         Ok(_) => Ok(Outcome::Begun),
         Err(error) => Ok(held(row, &error)),
@@ -211,6 +212,7 @@ async fn file(cluster: &Cluster, row: &LeftoverRow) -> Result<Outcome, PassError
     if !listed.rows.iter().any(|it| it.volid == volume) {
         return Ok(Outcome::Gone);
     }
+    cluster.still_ours().await?;
     match cluster.changer.delete_volume(&node, &volume).await {
         Ok(_) => Ok(Outcome::Begun),
         Err(error) => Ok(held(row, &error)),
@@ -259,6 +261,7 @@ async fn search_files(shared: &Shared, cluster: &Cluster) -> Result<(), PassErro
             }
             let row = instance::get(&mut shared.db.conn().await?, id).await?;
             if row.is_none_or(|row| !needs(&row, volume.volid.basename())) {
+                cluster.still_ours().await?;
                 tracing::info!(volume = %volume.volid, %node, "Removing an image that nobody needs");
                 if let Err(error) = cluster.changer.delete_volume(&node, &volume.volid).await {
                     let error = &error as &dyn std::error::Error;

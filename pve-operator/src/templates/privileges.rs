@@ -18,7 +18,9 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         for id in shared.clusters.ids() {
             let Some(cluster) = shared.clusters.get(id) else { continue };
             match look(&cluster).await {
-                Ok(missing) if written.get(&cluster.id.0) == Some(&missing) => {}
+                Ok(missing)
+                    if written.get(&cluster.id.0)
+                        == Some(&(cluster.db.fence().cloned(), missing.clone())) => {}
                 Ok(missing) => {
                     let text = missing.join("\n");
                     let write = cluster.db.write(async |conn| {
@@ -29,7 +31,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
                         // No row yet: the next look writes it.
                         Ok(false) => {}
                         Ok(true) => {
-                            written.insert(cluster.id.0, missing);
+                            written.insert(cluster.id.0, (cluster.db.fence().cloned(), missing));
                         }
                         Err(error) => {
                             let error = &error as &dyn std::error::Error;

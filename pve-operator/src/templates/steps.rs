@@ -44,6 +44,7 @@ impl Pass<'_> {
             Step::Ask(act) => return self.ask(act, sight).await,
             Step::Stop => {
                 shared.sending.stop(id);
+                self.cluster.still_ours().await?;
                 if let Some(running) = &sight.running
                     && let Err(error) = self.cluster.changer.stop_task(&running.upid).await
                 {
