@@ -40,6 +40,7 @@ struct Details {
     cluster: ClusterId,
     reader: Reader,
     guests: InformerHandle<Guest>,
+    metrics: Arc<ClusterMetrics>,
     queue: WorkQueue<u32>,
     period: Duration,
     next_start: tokio::sync::Mutex<Instant>,
@@ -80,8 +81,16 @@ pub async fn run(
         .build();
     let mut changes = guests.subscribe(SubscribeOptions::named("details").replay(Replay::All));
     let next_start = tokio::sync::Mutex::new(Instant::now());
-    let details =
-        Arc::new(Details { db, cluster, reader, guests, queue: queue.clone(), period, next_start });
+    let details = Arc::new(Details {
+        db,
+        cluster,
+        reader,
+        guests,
+        metrics: Arc::clone(&metrics),
+        queue: queue.clone(),
+        period,
+        next_start,
+    });
     let workers = TaskTracker::new();
     for _ in 0..WORKERS {
         workers.spawn(Arc::clone(&details).work(stop.clone()));
@@ -114,6 +123,7 @@ impl Details {
                 () = stop.cancelled() => return,
                 () = self.one(taken) => {}
             }
+            self.metrics.set_details_pending(self.queue.ready());
         }
     }
 

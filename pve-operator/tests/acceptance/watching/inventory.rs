@@ -107,3 +107,15 @@ async fn a_scrape_of_what_is_not_there_says_why() {
     assert_eq!(all, 200);
     assert!(!text.contains("cluster=\"dead\""), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_details_is_counted_down_although_nothing_changes() {
+    let (mirror, _sim) = operator("details_pending", &[("--details-interval", "10s")]).await;
+
+    eventually("all details are read", LATER, || async {
+        let read = mirror.metric("pve_operator_pve_requests_total", &["/config", "200"]);
+        let waiting = mirror.metric("pve_operator_details_pending", &[]);
+        if read >= 30 && waiting == 0 { Ok(()) } else { Err((read, waiting)) }
+    })
+    .await;
+}
