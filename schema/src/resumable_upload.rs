@@ -79,8 +79,9 @@ pub struct Holder<'a> {
     pub alone: bool,
 }
 
-/// Longer than a holder is ever silent while it lives.
-pub const LEASE: Duration = Duration::from_secs(30);
+/// A holder that lives says so three times within it. Of one that died this is what the next go waits
+/// for, and clients soon give up: tus-js-client, left as it is, after 9 s.
+pub const LEASE: Duration = Duration::from_secs(6);
 
 impl SessionRow {
     /// Whether somebody who may be alive adds to it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt as _;
 use pve_api::Auth;
 use schema::token::{self, NewToken, Scope};
 use serde_json::json;
@@ -304,6 +305,34 @@ async fn what_came_before_a_connection_broke_stays() {
         assert_eq!(last.status, 204, "{}", last.text);
         assert_eq!(shown(&lab, &path).await["state"], json!("done"));
     }
+}
+
+// C06
+#[tokio::test]
+async fn a_server_that_is_stopping_lets_go_of_what_is_not_over_soon() {
+    let lab = Lab::one("tus_stopping", |_| {}).await;
+    let image = qcow2();
+    let path = begun(&lab, image.len(), &[]).await;
+    let came = futures::stream::iter([Ok::<_, Infallible>(Bytes::copy_from_slice(&image[..700]))]);
+    let body = Body::from_stream(came.chain(futures::stream::pending()));
+    let mut going = Box::pin(patch(&lab, &path, 0, body));
+    eventually("it is held", async || {
+        assert!(futures::poll!(going.as_mut()).is_pending());
+        let held = "SELECT id AS t FROM resumable_upload WHERE held_until IS NOT NULL";
+        !lab.texts(held).await.is_empty()
+    })
+    .await;
+
+    lab.settings.stopping.cancel();
+    let answer = going.await;
+
+    assert_eq!((answer.status.as_u16(), refused(&answer).1.as_str()), (503, "stopping"));
+    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(offset(&head(&lab, &path).await), "700");
+    // As another replica would be asked: it waits for nobody.
+    let rest = patch(&lab, &path, 700, image[700..].to_vec()).await;
+    assert_eq!(rest.status, 204, "{}", rest.text);
+    assert_eq!(shown(&lab, &path).await["state"], json!("done"));
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod nodes;
 mod outages;
 mod quick_start;
 mod quiet;
+mod rolling;
 mod shrinking;
 mod support;
 mod table_source;

@@ -1,68 +1,22 @@
 //! Images in a bucket: against an S3 server of its own in each test.
 
-use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
 use schema::image_format::{Format, inspect};
 use schema::images::{ImageError, ImageStore, ObjectName};
-use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
+use crate::server::{KEY, SECRET, Server};
 use crate::stores::{files_in, noise, read, started, upload};
 
-const KEY: &str = "AKIAEXAMPLE";
-const SECRET: &str = "hunter2";
-
-/// An S3 server with the bucket `images`; gone when dropped.
-#[derive(Debug)]
-pub(crate) struct Server {
-    root: TempDir,
-    address: String,
-    _connections: JoinSet<()>,
-}
-
 impl Server {
-    pub(crate) async fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("images")).unwrap();
-        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
-        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let service = service.build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let mut connections = JoinSet::new();
-        connections.spawn(async move {
-            let mut served = JoinSet::new();
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let service = service.clone();
-                served.spawn(async move {
-                    let http = http1::Builder::new();
-                    // A client that hangs up is none of our business.
-                    drop(http.serve_connection(TokioIo::new(socket), service).await);
-                });
-            }
-        });
-        Self { root, address, _connections: connections }
-    }
-
-    fn url(&self) -> String {
-        format!("s3://images/lab/pve?endpoint=http://{}&region=lab", self.address)
-    }
-
     pub(crate) fn store(&self) -> ImageStore {
         open(&self.url(), SECRET)
     }
 
     /// What the server keeps in the bucket, and parts of unfinished uploads beside it.
     fn objects(&self) -> Vec<String> {
-        let mut names = files_in(self.root.path());
+        let mut names = files_in(self.root());
         // The server's own notes about objects.
         names.retain(|name| !name.contains(".json"));
         names

@@ -4,4 +4,5 @@ mod bucket;
 mod folder;
 mod formats;
 mod resumable;
+mod server;
 mod stores;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use schema::images::{From, ImageError, ImageStore, SessionId};
 
-use crate::bucket::Server;
+use crate::server::Server;
 use crate::stores::{files_in, noise, read};
 
 /// More than one piece of 16 MiB.

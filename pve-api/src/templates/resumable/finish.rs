@@ -1,12 +1,10 @@
 //! What becomes of a session whose bytes are all there: what becomes of any upload, and the session
 //! says so in the same transaction.
 
-use std::time::Duration;
-
 use axum::http::StatusCode;
 use schema::cluster::Swap;
 use schema::images::ImageError;
-use schema::resumable_upload::{Failure, SessionRow, after};
+use schema::resumable_upload::{Failure, LEASE, SessionRow, after};
 use schema::{Conn, DbError, resumable_upload};
 
 use super::{bytes, id_of, protocol};
@@ -16,9 +14,6 @@ use crate::read::write;
 use crate::templates::keep::{Told, UploadView, decide_now, keep};
 use crate::templates::uploads::Uploads;
 use crate::trail::Trail;
-
-/// A third of the lease.
-const RENEW_EVERY: Duration = Duration::from_secs(10);
 
 /// Finishes a session that this process holds. Dropped, somebody else does, once the lease is over.
 ///
@@ -75,7 +70,7 @@ async fn image(
 /// Holds the session until that fails.
 async fn lease_lost(api: &Api, row: &SessionRow) {
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
+        tokio::time::sleep(LEASE / 3).await;
         let renew = async |conn: &mut Conn| -> Result<Swap, DbError> {
             resumable_upload::renew(conn, &row.id, row.epoch, schema::now()).await
         };

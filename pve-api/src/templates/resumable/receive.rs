@@ -11,7 +11,7 @@ use schema::images::{Arrival, From, SessionId};
 use schema::resumable_upload::{LEASE, Progress, SessionRow, SessionStatus, after};
 use schema::{Conn, DbError, Timestamp, resumable_upload};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::Instrument as _;
 
 use super::protocol::{self, Checksum, UPLOAD_EXPIRES, UPLOAD_OFFSET};
@@ -35,6 +35,10 @@ pub(super) struct Come {
 /// Between two times that what is there is made safe and written down, and so the most that a crash
 /// costs.
 const RECORD_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a go may take to come to its end once this process is told to stop. Then it is cut, so
+/// that what came is written down, and another replica goes on at once.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// How long the answer to the last bytes waits for what becomes of them.
 const FINISHED_WITHIN: Duration = Duration::from_secs(20);
@@ -216,18 +220,24 @@ impl Bearer<'_> {
     ) -> Result<(), ApiError> {
         let mut come = self.safe;
         let mut recorded = Instant::now();
+        let stopping = self.api.settings.stopping.clone();
+        let parting = async {
+            stopping.cancelled().await;
+            tokio::time::sleep(PARTING).await;
+        };
+        tokio::pin!(parting);
+        // Silence is allowed for longer than a lease lasts, and so is a go without a pause.
+        let mut renewal = tokio::time::interval(LEASE / 3);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        renewal.reset();
         loop {
-            // Silence is allowed for longer than a lease lasts.
             let chunk = tokio::select! {
                 chunk = intake.next() => chunk,
-                () = tokio::time::sleep(LEASE / 3) => {
-                    match self.renew().await {
-                        // While the database is away nobody else can take it either.
-                        Err(ApiError::Db(error)) if error.is_transient() => {}
-                        outcome => outcome?,
-                    }
+                _ = renewal.tick() => {
+                    self.renew().await?;
                     continue;
                 }
+                () = &mut parting => return Err(parted().into()),
             };
             let Some(chunk) = chunk.transpose()? else { break };
             taken.add(chunk.len());
@@ -240,14 +250,10 @@ impl Bearer<'_> {
             }
             self.api.metrics.resumable.received(chunk.len());
             arrival.write(chunk).await?;
-            let late = recorded.elapsed() >= RECORD_EVERY;
             if checksum.is_some() {
-                if late {
-                    self.renew().await?;
-                    recorded = Instant::now();
-                }
                 continue;
             }
+            let late = recorded.elapsed() >= RECORD_EVERY;
             if late {
                 arrival.secure().await?;
             }
@@ -309,6 +315,12 @@ impl Bearer<'_> {
             tracing::debug!(error, "An upload is held for a while longer");
         }
     }
+}
+
+fn parted() -> Refusal {
+    let message = "this server is being stopped; ask with HEAD where to go on, and another one takes \
+                   the rest";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message)
 }
 
 fn lost() -> Refusal {

@@ -23,7 +23,7 @@ use super::{Followed, Mirror, eventually};
 pub(crate) const LATER: Duration = Duration::from_mins(2);
 
 /// What makes the template flow as quick as makes sense.
-const OPTIONS: [(&str, &str); 5] = [
+pub(crate) const OPTIONS: [(&str, &str); 5] = [
     // What is learned of certificates is written as often.
     ("--usage-interval", "300ms"),
     ("--task-interval", "100ms"),
