@@ -63,3 +63,30 @@ impl Metrics {
         self.transitions.with_label_values(&[reason]).inc_by(clusters as u64);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prometheus::proto::MetricFamily;
+
+    use super::*;
+
+    #[test]
+    fn the_metrics_are_those_of_the_table() {
+        let registry = Registry::new();
+        let _metrics = Metrics::new(&registry).unwrap();
+
+        let gathered = registry.gather();
+        let exported: BTreeSet<&str> = gathered.iter().map(MetricFamily::name).collect();
+
+        let table = include_str!("../../../docs/metrics.md");
+        let (_, section) = table.split_once("## Leases").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let documented: BTreeSet<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        assert_eq!(exported, documented);
+    }
+}

@@ -46,6 +46,7 @@ struct Team {
     clusters: Vec<Followed>,
     running: BTreeMap<String, Child>,
     spawned: usize,
+    pauses: u64,
     takeovers: BTreeMap<Fate, Vec<Duration>>,
 }
 
@@ -62,6 +63,7 @@ impl Team {
             clusters: followed,
             running: BTreeMap::new(),
             spawned: 0,
+            pauses: 0,
             takeovers: BTreeMap::new(),
         };
         for _ in 0..operators {
@@ -152,6 +154,7 @@ impl Team {
         self.takeovers.entry(fate).or_default().extend(took);
         match fate {
             Fate::Paused => {
+                self.pauses += 1;
                 signal("-CONT", &pid).await;
                 self.running.insert(name.to_owned(), child);
             }
@@ -251,8 +254,10 @@ async fn a19_operators_share_clusters_and_none_works_where_another_does() {
         team.print();
         for it in &team.clusters {
             let counters = it.sim.counters();
-            let late = (counters.late_requests, counters.overlapping_requests);
-            assert_eq!(late, (0, 0), "{}: two operators at once", it.name);
+            assert_eq!(counters.overlapping_requests, 0, "{}: two operators at once", it.name);
+            // One that stood still between its look at the clock and its write sends that, late.
+            let late = counters.late_requests;
+            assert!(late <= team.pauses, "{}: {late} requests of who should have stopped", it.name);
             let (rows, guests) = (team.mirror.guests(it.id).await, it.sim.guests());
             assert_eq!(rows.len(), guests.len(), "{}: rows are doubled or lost", it.name);
         }
