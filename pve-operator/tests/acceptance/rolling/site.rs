@@ -56,7 +56,6 @@ impl Site {
         for (name, value) in QUICK_TEMPLATES {
             mirror.option(name, value);
         }
-        mirror.option("--lease-ttl", "3s");
         mirror.option("--images", &behind);
         if mirror.kind() == "postgres" {
             mirror.option("--image-base-url", &format!("http://{}", service.address));
