@@ -21,6 +21,7 @@ mod share;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -72,8 +73,17 @@ impl Lease {
         self.0.over.is_cancelled()
     }
 
-    /// Returns when nothing may be done any more.
+    /// Returns when nothing may be done any more. Asks the clock whenever it is polled: where a process
+    /// goes on that stood still, that may be before any timer.
     pub async fn over(&self) {
+        let mut told = std::pin::pin!(self.told());
+        std::future::poll_fn(|context| {
+            if self.is_over() { Poll::Ready(()) } else { told.as_mut().poll(context) }
+        })
+        .await;
+    }
+
+    async fn told(&self) {
         loop {
             let until = self.until();
             let ends = async {

@@ -1,6 +1,6 @@
 //! One request to a cluster: which address, which slots, what the answer means.
 
-use std::{collections::VecDeque, error::Error, fmt, sync::Arc, task::Poll, time::Duration};
+use std::{collections::VecDeque, error::Error, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
@@ -235,16 +235,8 @@ impl Client {
         if self.cut.is_cancelled() || self.lease.as_ref().is_some_and(Lease::is_over) {
             return Err(not_ours(false));
         }
-        // Where a process goes on that stood still, this may come before any timer: so each step asks
-        // the clock.
-        let mut exchange = std::pin::pin!(exchange);
-        let exchange = std::future::poll_fn(|context| {
-            if self.lease.as_ref().is_some_and(Lease::is_over) {
-                return Poll::Ready(Err(not_ours(true)));
-            }
-            exchange.as_mut().poll(context)
-        });
         tokio::select! {
+            // The lease first, at each step of the exchange.
             biased;
             () = over => Err(not_ours(true)),
             () = self.cut.cancelled() => Err(not_ours(true)),
