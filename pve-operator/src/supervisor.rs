@@ -163,10 +163,7 @@ impl Supervisor {
     /// Looks, decides, acts; answers how many clusters there are.
     async fn check(&mut self, with_leftovers: bool) -> Result<usize, DbError> {
         let seen = timeout(LONGEST_LOOK, look(&self.shared.db, with_leftovers)).await;
-        let seen = seen.map_err(|_| DbError::Unavailable {
-            target: self.shared.db.url().to_string(),
-            source: "no answer in time".into(),
-        })??;
+        let seen = seen.map_err(|_| DbError::no_answer(self.shared.db.url()))??;
         self.stopping.retain(|_, task| !task.is_finished());
         let (enabled, disabled): (Vec<_>, Vec<_>) =
             seen.rows.iter().partition(|row| row.is_enabled.0);

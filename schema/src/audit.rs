@@ -73,7 +73,7 @@ pub async fn insert(conn: &mut Conn, event: &Event<'_>) -> Result<(), DbError> {
 
 /// The last events, newest first.
 pub async fn latest(conn: &mut Conn, limit: u32) -> Result<Vec<EventRow>, DbError> {
-    let rows = Sql::new("SELECT * FROM audit_event ORDER BY id DESC LIMIT ").bind(i64::from(limit));
+    let rows = Sql::new("SELECT * FROM audit_event ORDER BY id DESC").limit(limit, conn.backend());
     sql::fetch(conn, &rows).await
 }
 

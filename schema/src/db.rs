@@ -13,10 +13,11 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection, TransactionManager}
 use rand::Rng;
 
 use crate::lease::{self, Fence};
+use crate::sqlite_thread::{SqliteThread, reading};
 use crate::url::Backend;
 use crate::{DatabaseUrl, DbError, connect};
 
-pub(crate) type SqliteConn = SyncConnectionWrapper<SqliteConnection>;
+pub(crate) type SqliteConn = SyncConnectionWrapper<SqliteConnection, SqliteThread>;
 pub(crate) type MysqlConn = AsyncMysqlConnection;
 pub(crate) type PgConn = AsyncPgConnection;
 
@@ -165,10 +166,9 @@ impl Db {
             let outcome = match &self.fence {
                 // Who gives a lease back waits for what is under way: a dead connection is no reason
                 // to wait for ever.
-                Some(_) => tokio::time::timeout(FENCED, attempt).await.unwrap_or_else(|_| {
-                    let source = "no answer in time".into();
-                    Err(DbError::Unavailable { target: self.url.to_string(), source })
-                }),
+                Some(_) => tokio::time::timeout(FENCED, attempt)
+                    .await
+                    .unwrap_or_else(|_| Err(DbError::no_answer(&self.url))),
                 None => attempt.await,
             };
             match outcome {
@@ -197,10 +197,11 @@ impl Db {
             + Sync,
         T: Send,
     {
-        self.attempt(Begin::Read, &work).await
+        reading(self.attempt(Begin::Read, &work)).await
     }
 
-    /// Runs `work` on a connection without a transaction: one statement is one moment as it is.
+    /// Runs `work`, which writes nothing, on a connection without a transaction: one statement is
+    /// one moment as it is.
     ///
     /// # Cancellation
     ///
@@ -215,7 +216,7 @@ impl Db {
         T: Send,
     {
         let mut open = Open(Some(self.conn().await?));
-        let outcome = work(open.conn()).await;
+        let outcome = reading(work(open.conn())).await;
         open.ended();
         outcome
     }

@@ -1,5 +1,7 @@
 //! What can go wrong between us and the database, sorted by what the caller does about it.
 
+use std::fmt;
+
 use diesel::result::{DatabaseErrorKind, Error as Diesel};
 
 /// The cause of a [`DbError`], already freed of passwords.
@@ -88,6 +90,11 @@ impl DbError {
     /// Whether trying again later may succeed without anybody's help.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::CommitUnknown { .. } | Self::Busy { .. })
+    }
+
+    /// What was asked of `target` was given up, for it took too long.
+    pub fn no_answer(target: impl fmt::Display) -> Self {
+        Self::Unavailable { target: target.to_string(), source: "no answer in time".into() }
     }
 
     pub(crate) fn not_found(what: impl Into<String>) -> Self {

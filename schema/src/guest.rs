@@ -272,52 +272,6 @@ pub async fn touch(
     Ok(touched)
 }
 
-/// What only the guest's configuration tells.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct GuestDetails {
-    /// Names of the storages of its disks, separated by commas.
-    pub storages: Option<String>,
-    /// The disks as JSON.
-    pub storage_cfg: Option<String>,
-}
-
-/// Writes the details of a guest if they differ; `false` if they did not, or if it is gone.
-///
-/// Call it within [`crate::Db::write`].
-pub async fn write_details(
-    conn: &mut Conn,
-    cluster_id: ClusterId,
-    vmid: i64,
-    details: &GuestDetails,
-) -> Result<bool, DbError> {
-    let mut details = details.clone();
-    fit_some(&mut details.storages, usize::MAX);
-    fit_some(&mut details.storage_cfg, usize::MAX);
-    let row = Sql::new("SELECT * FROM pve_vm WHERE cluster_id = ")
-        .bind(cluster_id)
-        .and("vmid", Some(vmid));
-    let Some(there) = sql::first::<GuestRow>(conn, &row).await? else {
-        return Ok(false);
-    };
-    let same = there.storages == details.storages && there.storage_cfg == details.storage_cfg;
-    if same && there.details_at.is_some() {
-        return Ok(false);
-    }
-    let revision = revision::raise(conn, Table::Guest).await?;
-    let now = crate::now();
-    on!(conn, c => diesel::update(pve_vm::table.find(there.id))
-        .set((
-            pve_vm::storages.eq(&details.storages),
-            pve_vm::storage_cfg.eq(&details.storage_cfg),
-            pve_vm::details_at.eq(now),
-            pve_vm::gmt_modified.eq(now),
-            pve_vm::revision.eq(revision),
-        ))
-        .execute(c)
-        .await?);
-    Ok(true)
-}
-
 async fn graves(
     conn: &mut Conn,
     cluster_id: ClusterId,
@@ -353,13 +307,6 @@ async fn delete(
     }
     tombstone::raise(conn, Table::Guest, cluster_id, gone, revision).await?;
     Ok(written)
-}
-
-/// Ids of guests by VMID.
-pub async fn ids(conn: &mut Conn, cluster_id: ClusterId) -> Result<HashMap<i64, GuestId>, DbError> {
-    let rows =
-        pve_vm::table.filter(pve_vm::cluster_id.eq(cluster_id)).select((pve_vm::vmid, pve_vm::id));
-    Ok(on!(conn, c => rows.load::<(i64, GuestId)>(c).await?).into_iter().collect())
 }
 
 /// Says of which template a guest was cloned; `false` while the mirror has not seen it.

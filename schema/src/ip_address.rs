@@ -1,11 +1,11 @@
 //! `vm_ipaddress`: the addresses that guests tell, through their agent or PVE.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
-use crate::batch::{self, CHUNK, Content, Row, Written, record};
+use crate::batch::{self, CHUNK, Content, Plan, Row, Written, record};
 use crate::db::on;
 use crate::sql::{self, Sql, There};
 use crate::tables::{pve_vm, vm_ipaddress};
@@ -38,8 +38,9 @@ pub struct AddressRow {
     pub stale: Flag,
 }
 
+/// What a row says.
 #[derive(Clone, Debug, PartialEq)]
-struct Told {
+pub(crate) struct Told {
     vm_id: GuestId,
     address: GuestAddress,
     stale: Flag,
@@ -59,14 +60,21 @@ record!(
 );
 
 impl Content for Told {
-    type Key = (String, String);
+    type Key = (GuestId, String, String);
 
     fn key(&self) -> Self::Key {
-        (self.address.nic_name.clone(), self.address.ip_address.clone())
+        (self.vm_id, self.address.nic_name.clone(), self.address.ip_address.clone())
     }
 
     fn same(&self, other: &Self) -> bool {
         self == other
+    }
+}
+
+impl AddressRow {
+    fn told(&self) -> There<Told> {
+        let content = Told { vm_id: self.vm_id, address: self.address.clone(), stale: self.stale };
+        There { id: self.id, content }
     }
 }
 
@@ -101,44 +109,93 @@ pub async fn load(
     Ok(by_guest)
 }
 
-/// Makes the guest's addresses be these, none of them stale. Equal rows are left alone; a guest
-/// that is gone gets none.
+/// Every address of these guests.
+///
+/// Planned each time: a plan that PostgreSQL made while the table was empty reads all of it for ever.
+pub(crate) async fn of_guests(
+    conn: &mut Conn,
+    guests: &[GuestId],
+) -> Result<Vec<AddressRow>, DbError> {
+    let mut rows = Vec::new();
+    for part in guests.chunks(CHUNK) {
+        let some = Sql::new("SELECT * FROM vm_ipaddress WHERE vm_id IN ");
+        let some = some.list(part.iter().copied());
+        rows.extend(sql::fetch::<AddressRow>(conn, &some).await?);
+    }
+    Ok(rows)
+}
+
+/// What a guest tells: `None` is silence, and what it told last stays, marked stale.
+pub type Tells<'a> = (GuestId, Option<&'a [GuestAddress]>);
+
+/// What has to be done so that the tables say what guests tell. Pure.
+pub(crate) struct Change<'a> {
+    plan: Plan<'a, Told>,
+    gone: Vec<i64>,
+    touched: BTreeSet<GuestId>,
+}
+
+/// The rows as they will be.
+pub(crate) fn wanted(there: &[AddressRow], tell: &[Tells<'_>]) -> Vec<Told> {
+    let mut wanted = Vec::new();
+    for &(vm_id, addresses) in tell {
+        let of = |address, stale| Told { vm_id, address, stale: Flag(stale) };
+        if let Some(addresses) = addresses {
+            wanted.extend(addresses.iter().map(|address| of(address.fitted(), false)));
+        } else {
+            let last = there.iter().filter(|row| row.vm_id == vm_id);
+            wanted.extend(last.map(|row| of(row.address.clone(), true)));
+        }
+    }
+    wanted
+}
+
+impl<'a> Change<'a> {
+    /// `there` are all rows of the guests that `wanted` is about, and no others.
+    pub(crate) fn between(there: &[AddressRow], wanted: &'a [Told]) -> Self {
+        let there: Vec<There<Told>> = there.iter().map(AddressRow::told).collect();
+        let plan = batch::plan(&there, wanted);
+        let keys: HashSet<_> = wanted.iter().map(Told::key).collect();
+        let gone = there.iter().filter(|row| !keys.contains(&row.content.key()));
+        let gone: Vec<(i64, GuestId)> = gone.map(|row| (row.id, row.content.vm_id)).collect();
+        let written = plan.insert.iter().chain(plan.update.iter().map(|(_, told)| told));
+        let touched =
+            written.map(|told| told.vm_id).chain(gone.iter().map(|(_, guest)| *guest)).collect();
+        Self { gone: gone.into_iter().map(|(id, _)| id).collect(), touched, plan }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+}
+
+/// Makes the addresses of these guests be what they tell. Equal rows are left alone; a guest that is
+/// gone gets none.
 ///
 /// Call it within [`crate::Db::write`].
-pub async fn replace(
+pub async fn write(
     conn: &mut Conn,
     cluster_id: ClusterId,
-    guest: GuestId,
-    addresses: &[GuestAddress],
+    tell: &[Tells<'_>],
 ) -> Result<Written, DbError> {
-    let there: Vec<There<Told>> = of_guest(conn, guest)
-        .await?
-        .into_iter()
-        .map(|row| There {
-            id: row.id,
-            content: Told { vm_id: guest, address: row.address, stale: row.stale },
-        })
-        .collect();
-    let wanted: Vec<Told> = addresses
-        .iter()
-        .map(|address| Told { vm_id: guest, address: address.fitted(), stale: Flag(false) })
-        .collect();
-    let plan = batch::plan(&there, &wanted);
-    let gone: Vec<i64> = there
-        .iter()
-        .filter(|row| wanted.iter().all(|told| told.key() != row.content.key()))
-        .map(|row| row.id)
-        .collect();
-    let nothing = Written { unchanged: plan.unchanged, ..Written::default() };
-    if plan.is_empty() && gone.is_empty() {
-        return Ok(nothing);
-    }
-    // Holds the guest's row until we commit, so that whoever deletes it deletes these too.
-    let row = pve_vm::table.filter(pve_vm::id.eq(guest)).filter(pve_vm::cluster_id.eq(cluster_id));
-    let held =
-        on!(conn, c => diesel::update(row).set(pve_vm::vmid.eq(pve_vm::vmid)).execute(c).await?);
-    if held == 0 {
-        return Ok(nothing);
+    let guests: Vec<GuestId> = tell.iter().map(|(guest, _)| *guest).collect();
+    let there = of_guests(conn, &guests).await?;
+    change(conn, cluster_id, tell, &there).await
+}
+
+/// [`write`], when all rows of these guests have been read.
+pub(crate) async fn change(
+    conn: &mut Conn,
+    cluster_id: ClusterId,
+    tell: &[Tells<'_>],
+    there: &[AddressRow],
+) -> Result<Written, DbError> {
+    let wanted = wanted(there, tell);
+    let Change { mut plan, gone, touched } = Change::between(there, &wanted);
+    let touched: Vec<GuestId> = touched.into_iter().collect();
+    for part in touched.chunks(CHUNK) {
+        let held = hold(conn, cluster_id, part).await?;
+        plan.insert.retain(|told| !part.contains(&told.vm_id) || held.contains(&told.vm_id));
     }
     let mut deleted = 0;
     for part in gone.chunks(CHUNK) {
@@ -151,13 +208,23 @@ pub async fn replace(
     Ok(written)
 }
 
-/// Notes that the guest does not tell its addresses any more; says how many that changed.
-pub async fn mark_stale(conn: &mut Conn, guest: GuestId) -> Result<u64, DbError> {
-    let rows = vm_ipaddress::table
-        .filter(vm_ipaddress::vm_id.eq(guest))
-        .filter(vm_ipaddress::stale.eq(Flag(false)));
-    Ok(on!(conn, c => diesel::update(rows)
-        .set((vm_ipaddress::stale.eq(Flag(true)), vm_ipaddress::gmt_modified.eq(crate::now())))
+/// Holds the rows of guests until we commit, so that whoever deletes one deletes its addresses too;
+/// answers which are there.
+async fn hold(
+    conn: &mut Conn,
+    cluster_id: ClusterId,
+    guests: &[GuestId],
+) -> Result<HashSet<GuestId>, DbError> {
+    let rows = || {
+        pve_vm::table.filter(pve_vm::id.eq_any(guests)).filter(pve_vm::cluster_id.eq(cluster_id))
+    };
+    let held = on!(conn, c => diesel::update(rows())
+        .set(pve_vm::vmid.eq(pve_vm::vmid))
         .execute(c)
-        .await?) as u64)
+        .await?);
+    if held == guests.len() {
+        return Ok(guests.iter().copied().collect());
+    }
+    let left = rows().select(pve_vm::id);
+    Ok(on!(conn, c => left.load::<GuestId>(c).await?).into_iter().collect())
 }

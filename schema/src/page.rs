@@ -207,10 +207,7 @@ impl Search<'_> {
         if let Start::After(last) = page.start {
             ids = ids.push(&format!(" AND {id} < ")).bind(last);
         }
-        ids = ids
-            .push(&order(page.sort(), row, id, backend))
-            .push(" LIMIT ")
-            .bind(i64::from(page.page_size));
+        ids = ids.push(&order(page.sort(), row, id, backend)).limit(page.page_size, backend);
         if let Start::Number(..) = page.start {
             ids = ids.push(" OFFSET ").bind(page.before());
         }
@@ -254,7 +251,7 @@ impl Search<'_> {
     ) -> Result<Option<R>, DbError> {
         let Self { what, rows: (rows, row), beside, .. } = self;
         let one = Sql::new(&format!("SELECT {what} FROM {rows} {beside} WHERE {row}.id = "));
-        sql::first(conn, &one.bind(id)).await
+        sql::first(conn, &one.bind(id).prepared_once()).await
     }
 }
 

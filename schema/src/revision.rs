@@ -120,8 +120,8 @@ pub(crate) async fn changes_among<R: Followed>(
         .clone()
         .push(&format!(" AND {name}.revision > "))
         .bind(since)
-        .push(&format!(" ORDER BY {name}.revision, {name}.id LIMIT "))
-        .bind(i64::from(limit));
+        .push(&format!(" ORDER BY {name}.revision, {name}.id"))
+        .limit(limit, conn.backend());
     let mut found: Vec<R> = sql::fetch(conn, &newer).await?;
     if let Some(last) = found.last()
         && found.len() >= limit as usize

@@ -96,6 +96,16 @@ impl<'a> Sql<'a> {
         self
     }
 
+    /// ` LIMIT ?`.
+    ///
+    /// SQLite looks at the value of a bare parameter here when it plans, and so plans a statement
+    /// that is prepared anew at each execution (`sqlite3ExprIsInteger` in its `expr.c`), which takes
+    /// longer than most lists. It does not look into a sum.
+    pub(crate) fn limit(self, rows: u32, backend: Backend) -> Self {
+        let sum = if backend == Backend::Sqlite { " + 0" } else { "" };
+        self.push(" LIMIT ").bind(i64::from(rows)).push(sum)
+    }
+
     /// How many parameters there are.
     pub(crate) fn params(&self) -> usize {
         self.params.len()

@@ -1,7 +1,8 @@
 //! What is shown of one row: whole bodies, and the oddities of guests.
 
 use axum::http::StatusCode;
-use schema::guest::{self, GuestDetails, GuestKind, SyncedGuest};
+use schema::guest::{GuestKind, SyncedGuest};
+use schema::guest_details::{self, GuestDetails, GuestRead};
 use schema::ip_address::{self, GuestAddress};
 use schema::node::{NodeStatus, SyncedNode};
 use schema::{Flag, GuestId};
@@ -25,9 +26,10 @@ async fn a_guest_is_shown_with_everything_but_its_password() {
             storages: Some("local-lvm,ceph".to_owned()),
             storage_cfg: Some(r#"{"scsi0":{"size_bytes":1024}}"#.to_owned()),
         };
+        let read = [GuestRead { vmid: 100, details, addresses: None }];
         api.database
             .db
-            .write(async |conn| guest::write_details(conn, LAB, 100, &details).await)
+            .write(async |conn| guest_details::write(conn, LAB, &read).await)
             .await
             .unwrap();
         api.fix_times("pve_vm").await;
@@ -243,9 +245,9 @@ async fn addresses_are_shown_and_say_when_the_guest_stopped_telling_them() {
         api.database
             .db
             .write(async |conn| {
-                let written = ip_address::replace(conn, LAB, GuestId(1), &addresses).await?;
-                assert_eq!(written.inserted, 2);
-                ip_address::mark_stale(conn, GuestId(1)).await
+                let told = [(GuestId(1), Some(&addresses[..]))];
+                assert_eq!(ip_address::write(conn, LAB, &told).await?.inserted, 2);
+                ip_address::write(conn, LAB, &[(GuestId(1), None)]).await
             })
             .await
             .unwrap();

@@ -7,16 +7,14 @@
 use std::{sync::Arc, time::Duration};
 
 use informer::{Backoff, InformerHandle, Replay, SubscribeOptions, Taken, WorkQueue};
-use schema::{
-    ClusterId, Db, DbError,
-    guest::{self, GuestDetails},
-    ip_address::{self, GuestAddress},
-};
+use schema::{ClusterId, Db, guest_details::GuestRead};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     details_of::{addresses, details},
+    details_writer::DetailsWriter,
     objects::Guest,
     project::UNKNOWN,
 };
@@ -31,37 +29,15 @@ const WORKERS: usize = 4;
 /// Bounds of the pause between two guests; in between, half a period is enough for all of them.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// How long a guest's row may take to appear.
-const ROW: Duration = Duration::from_secs(2);
-
 /// One cluster's details.
 struct Details {
-    db: Db,
-    cluster: ClusterId,
     reader: Reader,
     guests: InformerHandle<Guest>,
     metrics: Arc<ClusterMetrics>,
     queue: WorkQueue<u32>,
+    writer: mpsc::Sender<GuestRead>,
     period: Duration,
     next_start: tokio::sync::Mutex<Instant>,
-}
-
-/// Why a guest was not read this time.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("ask PVE")]
-    Pve(#[from] PveError),
-    #[error("write to the database")]
-    Db(#[from] DbError),
-}
-
-/// What became of reading one guest.
-enum Outcome {
-    Written,
-    /// Its row is not there yet.
-    NoRow,
-    /// There is nobody to ask at the moment.
-    NotNow,
 }
 
 /// Reads details until told to stop.
@@ -81,17 +57,19 @@ pub async fn run(
         .build();
     let mut changes = guests.subscribe(SubscribeOptions::named("details").replay(Replay::All));
     let next_start = tokio::sync::Mutex::new(Instant::now());
+    // Short: while the database takes nothing, PVE is not asked.
+    let (writer, read) = mpsc::channel(WORKERS);
     let details = Arc::new(Details {
-        db,
-        cluster,
         reader,
         guests,
         metrics: Arc::clone(&metrics),
         queue: queue.clone(),
+        writer,
         period,
         next_start,
     });
     let workers = TaskTracker::new();
+    workers.spawn(DetailsWriter::new(db, cluster, queue.clone(), read).run(stop.clone()));
     for _ in 0..WORKERS {
         workers.spawn(Arc::clone(&details).work(stop.clone()));
     }
@@ -131,8 +109,13 @@ impl Details {
         let Some(guest) = self.guests.store().get(taken.key()) else { return taken.done() };
         self.wait_for_budget().await;
         match self.read(&guest).await {
-            Ok(Outcome::Written | Outcome::NotNow) => taken.done_after(self.period),
-            Ok(Outcome::NoRow) => taken.done_after(ROW),
+            Ok(read) => {
+                if let Some(read) = read {
+                    // The writer ends only when everything does.
+                    let _ended = self.writer.send(read).await;
+                }
+                taken.done_after(self.period);
+            }
             Err(error) => {
                 tracing::debug!(
                     vmid = guest.vmid,
@@ -157,18 +140,17 @@ impl Details {
         sleep_until(at).await;
     }
 
-    async fn read(&self, guest: &Guest) -> Result<Outcome, Failure> {
+    /// None if there is nobody to ask at the moment.
+    async fn read(&self, guest: &Guest) -> Result<Option<GuestRead>, PveError> {
         if &*guest.status == UNKNOWN || guest.lock.is_some() {
-            return Ok(Outcome::NotNow); // a change of either comes back here
+            return Ok(None); // a change of either comes back here
         }
         let (node, vmid) = (NodeName::new(&guest.node)?, Vmid::new(guest.vmid)?);
         let config = match self.reader.guest_config(guest.kind, &node, vmid).await {
             Ok(config) => config,
             // It moved or went, and the next poll will say so; or this token may not see it.
-            Err(PveError::Forbidden { .. } | PveError::Refused { .. }) => {
-                return Ok(Outcome::NotNow);
-            }
-            Err(error) => return Err(error.into()),
+            Err(PveError::Forbidden { .. } | PveError::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let askable =
             &*guest.status == "running" && (guest.kind == GuestKind::Lxc || config.agent_enabled());
@@ -176,38 +158,18 @@ impl Details {
             match self.reader.guest_interfaces(guest.kind, &node, vmid).await {
                 Ok(interfaces) => interfaces,
                 Err(PveError::Forbidden { message, .. }) => Interfaces::Silent(message),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         } else {
             Interfaces::Silent("not running, or without agent".to_owned())
         };
-        let known = match &interfaces {
-            Interfaces::Known(interfaces) => Some(addresses(interfaces, &config)),
-            Interfaces::Silent(_) => None,
-        };
-        Ok(self.write(guest.vmid, &details(&config), known.as_deref()).await?)
-    }
-
-    /// Addresses that are not known now stay, marked stale.
-    async fn write(
-        &self,
-        vmid: u32,
-        details: &GuestDetails,
-        known: Option<&[GuestAddress]>,
-    ) -> Result<Outcome, DbError> {
-        let vmid = i64::from(vmid);
-        self.db
-            .write(async |conn| {
-                let Some(id) = guest::ids(conn, self.cluster).await?.get(&vmid).copied() else {
-                    return Ok(Outcome::NoRow);
-                };
-                guest::write_details(conn, self.cluster, vmid, details).await?;
-                match known {
-                    Some(known) => ip_address::replace(conn, self.cluster, id, known).await?.rows(),
-                    None => ip_address::mark_stale(conn, id).await?,
-                };
-                Ok(Outcome::Written)
-            })
-            .await
+        Ok(Some(GuestRead {
+            vmid: i64::from(guest.vmid),
+            details: details(&config),
+            addresses: match &interfaces {
+                Interfaces::Known(interfaces) => Some(addresses(interfaces, &config)),
+                Interfaces::Silent(_) => None,
+            },
+        }))
     }
 }

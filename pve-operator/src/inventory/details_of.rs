@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{guest::GuestDetails, ip_address::GuestAddress};
+use schema::{guest_details::GuestDetails, ip_address::GuestAddress};
 use serde_json::json;
 
 use crate::pve::{GuestConfig, GuestInterface};

@@ -8,6 +8,7 @@
 
 pub mod details;
 mod details_of;
+mod details_writer;
 pub mod dirty;
 pub mod evidence;
 pub mod guard;

@@ -84,7 +84,9 @@ impl Keeper {
         loop {
             // An answer that takes longer is of no use: by then the leases are over.
             let longest = (self.holder.ttl / 3).max(TURN);
-            let outcome = timeout(longest, self.turn()).await.unwrap_or_else(|_| Err(too_slow()));
+            let outcome = timeout(longest, self.turn())
+                .await
+                .unwrap_or_else(|_| Err(DbError::no_answer("the leases")));
             let again = if outcome.is_ok() { pause } else { pause.min(TURN) };
             self.told(outcome);
             tokio::select! {
@@ -252,10 +254,6 @@ fn nobody_follows() -> DbError {
         target: "the leases".to_owned(),
         source: "clusters are not followed: the check of pve_cluster does not end".into(),
     }
-}
-
-fn too_slow() -> DbError {
-    DbError::Unavailable { target: "the leases".to_owned(), source: "no answer in time".into() }
 }
 
 fn gauge(number: usize) -> i64 {

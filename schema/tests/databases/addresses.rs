@@ -54,8 +54,8 @@ async fn a_silent_agent_leaves_the_last_addresses_marked_stale() {
         replace(db, GuestId(1), &told).await;
         let conn = &mut db.conn().await.unwrap();
 
-        assert_eq!(ip_address::mark_stale(conn, GuestId(1)).await.unwrap(), 1, "{kind}");
-        assert_eq!(ip_address::mark_stale(conn, GuestId(1)).await.unwrap(), 0, "{kind}");
+        assert_eq!(tell(db, GuestId(1), None).await.updated, 1, "{kind}");
+        assert_eq!(tell(db, GuestId(1), None).await.rows(), 0, "{kind}");
         let rows = ip_address::of_guest(conn, GuestId(1)).await.unwrap();
         assert_eq!((rows.len(), rows[0].stale), (1, Flag(true)), "{kind}");
 
@@ -83,5 +83,10 @@ async fn addresses_go_with_their_guest_and_none_come_after_it() {
 }
 
 async fn replace(db: &Db, guest: GuestId, addresses: &[GuestAddress]) -> Written {
-    db.write(async |conn| ip_address::replace(conn, LAB, guest, addresses).await).await.unwrap()
+    tell(db, guest, Some(addresses)).await
+}
+
+async fn tell(db: &Db, guest: GuestId, addresses: Option<&[GuestAddress]>) -> Written {
+    let tell = [(guest, addresses)];
+    db.write(async |conn| ip_address::write(conn, LAB, &tell).await).await.unwrap()
 }

@@ -6,6 +6,7 @@ mod builders;
 mod changes;
 mod clusters;
 mod connections;
+mod details;
 mod leases;
 mod lists;
 mod migrations;

@@ -1,6 +1,6 @@
 //! What the mirror writes: nodes, guests, storages.
 
-use schema::guest::{GuestDetails, SyncedGuest};
+use schema::guest::SyncedGuest;
 use schema::node::{NodeStatus, SyncedNode};
 use schema::revision::{self, Table};
 use schema::storage::StorageUsage;
@@ -87,8 +87,9 @@ async fn ids_do_not_burn() {
 
         write_guests(db, &[a_guest(200)]).await;
 
-        let ids = guest::ids(&mut db.conn().await.unwrap(), LAB).await.unwrap();
-        assert_eq!(ids[&200].0, 11, "{kind}");
+        let rows = guest::load(&mut db.conn().await.unwrap(), LAB).await.unwrap();
+        let ids: Vec<_> = rows.iter().map(|row| row.id.0).collect();
+        assert_eq!(ids, (1..=11).collect::<Vec<_>>(), "{kind}");
     }
 }
 
@@ -269,29 +270,6 @@ async fn the_usage_batch_raises_no_revision() {
         // How full it is never is a reason to write.
         let written = db.write(async |conn| storage::write(conn, LAB, &storages, &[]).await).await;
         assert_eq!(written.unwrap().rows(), 0, "{kind}");
-    }
-}
-
-#[tokio::test]
-async fn details_are_written_once_and_only_to_a_guest_that_is_there() {
-    for database in TestDatabase::all("details").await {
-        let (db, kind) = (&database.db, database.kind());
-        write_guests(db, &[a_guest(100)]).await;
-        let details = GuestDetails {
-            storages: Some("local-lvm".to_owned()),
-            storage_cfg: Some(r#"{"scsi0":"local-lvm:vm-100-disk-0"}"#.to_owned()),
-        };
-        let mut outcomes = Vec::new();
-
-        for vmid in [100, 100, 999] {
-            let write = async |conn: &mut _| guest::write_details(conn, LAB, vmid, &details).await;
-            outcomes.push(db.write(write).await.unwrap());
-        }
-
-        assert_eq!(outcomes, [true, false, false], "{kind}");
-        let rows = guest::load(&mut db.conn().await.unwrap(), LAB).await.unwrap();
-        assert_eq!(rows[0].storage_cfg, details.storage_cfg, "{kind}");
-        assert!(rows[0].details_at.is_some() && rows[0].revision == Revision(2), "{kind}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! A04: what people wrote survives whatever the mirror writes.
 
-use schema::guest::{GuestDetails, SyncedGuest};
+use schema::guest::SyncedGuest;
+use schema::guest_details::{self, GuestDetails, GuestRead};
 use schema::node::{NodeStatus, SyncedNode};
 use schema::testing::TestDatabase;
 use schema::{Flag, guest, node};
@@ -40,7 +41,8 @@ async fn user_columns_survive_status_flips() {
         db.write(async |conn| {
             node::remove(conn, LAB, &["n1".to_owned()]).await?;
             let details = GuestDetails { storages: Some("local".to_owned()), storage_cfg: None };
-            guest::write_details(conn, LAB, 100, &details).await
+            let read = [GuestRead { vmid: 100, details, addresses: None }];
+            guest_details::write(conn, LAB, &read).await
         })
         .await
         .unwrap();

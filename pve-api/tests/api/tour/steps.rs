@@ -1,8 +1,8 @@
 //! The commands, in an order in which each finds what it needs.
 
-use schema::guest::{self, GuestDetails};
-use schema::ip_address::{self, GuestAddress};
-use schema::{Conn, GuestId};
+use schema::Conn;
+use schema::guest_details::{self, GuestDetails, GuestRead};
+use schema::ip_address::GuestAddress;
 
 use crate::fixture::{LAB, a_guest};
 use crate::templates::Lab;
@@ -207,10 +207,8 @@ pub(crate) async fn furnish(lab: &Lab) {
         nic_name: "eth0".to_owned(),
         mac_address: Some("BC:24:11:00:00:01".to_owned()),
     };
-    let write = async |conn: &mut Conn| {
-        guest::write_details(conn, LAB, 100, &details).await?;
-        ip_address::replace(conn, LAB, GuestId(1), std::slice::from_ref(&address)).await
-    };
+    let read = [GuestRead { vmid: 100, details, addresses: Some(vec![address]) }];
+    let write = async |conn: &mut Conn| guest_details::write(conn, LAB, &read).await;
     lab.api.database.db.write(write).await.unwrap();
     for table in ["pve_node", "pve_vm", "pve_storage"] {
         lab.api.fix_times(table).await;
