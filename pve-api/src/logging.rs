@@ -8,7 +8,8 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::args::{LogArgs, LogFormat};
 
-/// Starts logging to stderr, once per process. A filter that cannot be read is replaced by
+/// Starts logging to stderr, once per process. When nobody reads it any more, lines are lost and
+/// work goes on. A filter that cannot be read is replaced by
 /// `info`, and said so.
 pub fn start(args: &LogArgs) {
     let (filter, mistake) = match EnvFilter::try_new(&args.log) {
@@ -20,6 +21,8 @@ pub fn start(args: &LogArgs) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // Else it says on stderr that stderr takes nothing, and panics where a line was to be written.
+        .log_internal_errors(false)
         .with_ansi(colours);
     // An error means that the process logs already.
     let started = match args.log_format {

@@ -62,12 +62,7 @@ impl Serving {
     }
 
     pub(crate) async fn get(&self, path: &str) -> io::Result<String> {
-        let mut stream = TcpStream::connect(&self.address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
+        get(&self.address, path).await
     }
 
     pub(crate) async fn becomes_ready(&self) {
@@ -118,6 +113,31 @@ impl Serving {
         let ended = async { tokio::join!(self.child.wait(), rest) };
         let (status, rest) = timeout(PATIENCE, ended).await.expect("it ends");
         (status.unwrap().code(), rest)
+    }
+}
+
+async fn get(address: &str, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_any_more_stops_nothing() {
+    let database = TestDatabase::sqlite("unread").await;
+    let every_request = &["--auth", "off", "--log", "info"];
+    let server = Serving::start_with(&database.url, every_request).await;
+    server.becomes_ready().await;
+    let Serving { child: _running, log, address } = server;
+
+    drop(log);
+
+    for _ in 0..3 {
+        let answer = get(&address, "/api/v1/vms").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }
 

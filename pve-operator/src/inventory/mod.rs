@@ -20,6 +20,7 @@ pub mod poller;
 pub mod project;
 pub mod rows;
 pub mod sources;
+mod spread;
 pub mod status;
 pub mod trust;
 pub mod usage;

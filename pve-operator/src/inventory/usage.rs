@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{poll::Poll, rows};
+use super::{poll::Poll, rows, spread};
 
 /// Writes when each thing was last seen and how full storages are, until told to stop.
 ///
@@ -23,7 +23,7 @@ pub async fn run(
     period: Duration,
     stop: CancellationToken,
 ) {
-    let mut ticks = interval_at(Instant::now() + period, period);
+    let mut ticks = interval_at(Instant::now() + spread::first(period), period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written: Option<Arc<Poll>> = None;
     loop {

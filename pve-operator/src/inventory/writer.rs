@@ -21,7 +21,7 @@ use super::{
     dirty::{Dirty, Taken},
     objects::{Guest, Node, Storage, StorageKey},
     poll::Poll,
-    rows,
+    rows, spread,
 };
 use crate::metrics::{ClusterMetrics, Kind};
 
@@ -118,6 +118,7 @@ impl Writer {
     pub async fn run(mut self, full_sync: Duration, stop: CancellationToken) {
         let backoff = Backoff::new(Duration::from_millis(200), LONGEST_PAUSE);
         let mut compare_at = Instant::now();
+        let mut until_next = spread::first(full_sync);
         let mut write_at: Option<Instant> = None;
         loop {
             let wake = write_at.unwrap_or(compare_at).min(self.compare_time(compare_at));
@@ -128,10 +129,15 @@ impl Writer {
             }
             self.drain();
             if Instant::now() >= self.compare_time(compare_at) {
-                compare_at = Instant::now() + full_sync;
-                if let Err(error) = self.compare().await {
-                    compare_at = Instant::now() + full_sync.min(LONGEST_PAUSE);
-                    log("Tables cannot be compared with PVE, trying again", &error);
+                match self.compare().await {
+                    Ok(()) => {
+                        compare_at = Instant::now() + until_next;
+                        until_next = full_sync;
+                    }
+                    Err(error) => {
+                        compare_at = Instant::now() + full_sync.min(LONGEST_PAUSE);
+                        log("Tables cannot be compared with PVE, trying again", &error);
+                    }
                 }
             }
             write_at = self.write_if_due(write_at, &backoff).await;
