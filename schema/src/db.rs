@@ -217,7 +217,7 @@ impl Db {
     {
         let mut open = Open(Some(self.conn().await?));
         let outcome = reading(work(open.conn())).await;
-        open.ended();
+        open.ended_with(&outcome);
         outcome
     }
 
@@ -252,7 +252,7 @@ impl Db {
                 Err(error)
             }
         };
-        open.ended();
+        open.ended_with(&outcome);
         outcome
     }
 }
@@ -268,9 +268,13 @@ impl Open {
         self.0.as_mut().expect("it is taken out at the end only")
     }
 
-    /// Gives the connection back to the pool.
-    fn ended(mut self) {
-        drop(self.0.take());
+    /// Gives the connection back to the pool, but for one that was refused a statement: it may have
+    /// been prepared for columns that a migration has changed since, and PostgreSQL refuses it for as
+    /// long as the connection lives.
+    fn ended_with<T>(mut self, outcome: &Result<T, DbError>) {
+        if !matches!(outcome, Err(DbError::Query(_))) {
+            drop(self.0.take());
+        }
     }
 }
 

@@ -59,7 +59,7 @@ pub struct GuestRow {
     /// `None` while `pve_node` has no such node.
     pub node_id: Option<NodeId>,
     pub node_ip: Option<String>,
-    /// From the guest's configuration, as are the next two: see [`write_details`].
+    /// From the guest's configuration, as are the next two: see [`crate::guest_details`].
     pub storages: Option<String>,
     /// JSON.
     pub storage_cfg: Option<String>,

@@ -83,6 +83,8 @@ impl GuestAddress {
         let mut address = self.clone();
         fit_in_place(&mut address.ip_address, WORD);
         fit_in_place(&mut address.nic_name, NAME);
+        // MariaDB takes two names that differ by spaces at their end for the same key.
+        address.nic_name.truncate(address.nic_name.trim_end_matches(' ').len());
         fit_some(&mut address.network_id, NAME);
         fit_some(&mut address.mac_address, WORD);
         address

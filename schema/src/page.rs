@@ -251,7 +251,7 @@ impl Search<'_> {
     ) -> Result<Option<R>, DbError> {
         let Self { what, rows: (rows, row), beside, .. } = self;
         let one = Sql::new(&format!("SELECT {what} FROM {rows} {beside} WHERE {row}.id = "));
-        sql::first(conn, &one.bind(id).prepared_once()).await
+        sql::first(conn, &one.bind(id)).await
     }
 }
 

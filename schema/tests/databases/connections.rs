@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use schema::guest::{self, GuestFilter};
+use schema::page::Page;
 use schema::testing::TestDatabase;
 use schema::{Db, DbError, cluster};
 
@@ -72,5 +74,27 @@ async fn a_lost_connection_is_replaced() {
 
         assert!(error.is_transient(), "{kind}: {error:?}");
         assert!(cluster::list(&mut db.conn().await.unwrap()).await.is_ok(), "{kind}");
+    }
+}
+
+/// While programs run, a newer release may add columns to what they have prepared lists of.
+#[tokio::test]
+async fn a_list_works_again_after_a_column_was_added() {
+    for database in TestDatabase::all("column").await {
+        let (db, kind) = (&database.db, database.kind());
+        let list = async |conn: &mut schema::Conn| {
+            guest::list(conn, &GuestFilter::default(), Page::number(1, 10)).await
+        };
+        for _ in 0..3 {
+            db.ask(list).await.unwrap();
+        }
+        run(db, "ALTER TABLE pve_vm ADD COLUMN later INTEGER NULL").await;
+
+        let first = db.ask(list).await;
+        let second = db.ask(list).await;
+
+        // PostgreSQL refuses it once on each connection.
+        assert!(first.is_ok() || matches!(first, Err(DbError::Query(_))), "{kind} {first:?}");
+        assert_eq!(second.unwrap().total, Some(0), "{kind}");
     }
 }
